@@ -1,0 +1,62 @@
+# make venv | run | test | check | bench | lock        (see README.md)
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find daemon tests/traces -type f -not -path '*/__pycache__/*' -not -path '*.egg-info/*' 2>/dev/null) setup.cfg setup.py
+TESTS ?= tests
+
+.PHONY: venv run test check unit bench lock format
+.DELETE_ON_ERROR:
+
+# pip is told nothing about where packages come from: the machine's own pip settings decide.
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit("crmbridge needs Python 3.11 or newer, and %s is %s: set PYTHON=" % (sys.executable, sys.version.split()[0]) if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "make: could not make $(VENV); on Debian: apt-get install python3-venv" >&2; exit 1; }
+
+$(VENV)/.run: requirements/run.txt | $(BIN)/python
+	$(PIP) install --require-hashes -r requirements/run.txt
+	touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.run
+	$(PIP) install --require-hashes -r requirements/dev.txt
+	touch $@
+
+# Not an editable install: tests and `make run` use what a package would hold.
+$(VENV)/.package: $(SOURCES) $(VENV)/.run
+	rm -rf build
+	$(PIP) install --no-deps --no-build-isolation --force-reinstall .
+	rm -rf build
+	touch $@
+
+venv: $(VENV)/.dev $(VENV)/.package
+
+run: $(VENV)/.package
+	@$(BIN)/crmbridge $(if $(CONFIG),run --config $(CONFIG),demo) $(ARGS)
+
+test: venv
+	@BIN=$(BIN) REQUIRE=$(REQUIRE) TESTS="$(TESTS)" tests/run $(ARGS)
+
+check: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q tests/unit
+
+unit: venv
+	$(BIN)/pytest -q tests/unit $(ARGS)
+
+format:
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: venv
+	$(BIN)/python -m pytest -q tests/bench $(ARGS)
+
+# Locks for Python 3.11 and newer; needs `uv` on the PATH.
+lock:
+	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header --no-annotate setup.cfg requirements/build.in -o requirements/run.txt
+	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header --no-annotate setup.cfg requirements/build.in --extra test --extra dev -c requirements/run.txt -o requirements/dev.txt

@@ -1,0 +1,1 @@
+"""What the CRM asks of us over HTTP."""
