@@ -1,7 +1,8 @@
 """What the bridge has found out about calls, in the words that every other part shares.
 
 A `CallEvent` is what the tracker says and the outbox keeps; a `Delivery` is a call event on its way to the CRM; an
-`Attempt` is one try to deliver it. They stand here because outbox and sender both need them and may not know each other.
+`Attempt` is one try to deliver it. They stand here because outbox and sender both need them and may not know one
+another.
 """
 
 from __future__ import annotations

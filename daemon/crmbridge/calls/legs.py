@@ -1,0 +1,162 @@
+"""The legs of the calls in progress, who dialed whom, and who hears whom. Pure.
+
+A leg is one channel, keyed by its Uniqueid (which stays with the channel's name through every masquerade). Legs form
+two structures: the tree of dials (who made this phone ring?) and the groups of bridges joined by Local channels (who
+hears whom?). What that means for the CRM is the tracker's business, not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from crmbridge.calls.channels import LOCAL, ChannelName
+from crmbridge.calls.events import Kind
+
+_HOLDING = "holding_bridge"
+"""Bridge technology of parking and of waiting rooms: all in it hear music, not one another (bridge_holding.c)."""
+
+_DEEPEST = 32
+"""Dials above one another before we call it a loop; nested follow-me on FreePBX reaches about 8."""
+
+UP = "6"
+
+
+@dataclass(slots=True)
+class Inbound:
+    """What was decided when a call came in from outside, and what has been told about it."""
+
+    did: str
+    client_id: str | None = None
+    """Settled with the first extension that is told."""
+    number: str | None = None
+    """As the CRM gets it; settled with the first dial: later values are an outbound route's own caller id."""
+    told: set[tuple[Kind, str]] = field(default_factory=set)
+    """Kinds and extensions."""
+
+
+@dataclass(slots=True, eq=False)
+class Leg:
+    """One channel."""
+
+    uniqueid: str
+    linkedid: str
+    name: ChannelName
+    state: str
+    context: str
+    exten: str
+    caller_id_num: str
+    own_caller_id_num: str = ""
+    """What it had when it was made: Dial and Queue soon fill a missing one with a guess (apps/app_dial.c)."""
+    extension: str | None = None
+    inbound: Inbound | None = None
+    """Set on the legs over which outside callers came in."""
+    called_in: bool = False
+    """It reached state Ring: this channel calls us, nobody rings it."""
+    dialed: bool = False
+    """It was the destination of a dial or of an Originate."""
+    parent: str | None = None
+    """Uniqueid of the leg that dialed it; None for an Originate, too."""
+    other_half: str | None = None
+    bridge: str | None = None
+    ringing: bool = False
+    hangup_requested: bool = False
+    """Its far side has hung up: it may still cross a bridge for a moment, and nobody hears anybody there."""
+
+
+class Legs:
+    """All legs in progress, with their bridges."""
+
+    def __init__(self) -> None:
+        self._legs: dict[str, Leg] = {}
+        self._members: dict[str, dict[str, None]] = {}
+        self._holding: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._legs)
+
+    def __iter__(self) -> Iterator[Leg]:
+        return iter(list(self._legs.values()))
+
+    def get(self, uniqueid: str) -> Leg | None:
+        """The leg, or None where its channel was never seen or is gone."""
+        return self._legs.get(uniqueid)
+
+    def add(self, leg: Leg) -> None:
+        """Take up a leg."""
+        self._legs[leg.uniqueid] = leg
+
+    def remove(self, uniqueid: str) -> Leg | None:
+        """Forget a leg, wherever it is."""
+        leg = self._legs.pop(uniqueid, None)
+        if leg is None:
+            return None
+        self.leave(leg)
+        other = self._legs.get(leg.other_half or "")
+        if other is not None:
+            other.other_half = None
+        return leg
+
+    @staticmethod
+    def pair(one: Leg, two: Leg) -> None:
+        """Two halves of one Local channel."""
+        one.other_half, two.other_half = two.uniqueid, one.uniqueid
+
+    def enter(self, leg: Leg, bridge: str, *, technology: str = "") -> None:
+        """A leg joins a bridge; an empty `technology` leaves what is known of the bridge as it is."""
+        self.leave(leg)
+        leg.bridge = bridge
+        self._members.setdefault(bridge, {})[leg.uniqueid] = None
+        if technology == _HOLDING:
+            self._holding.add(bridge)
+        elif technology:
+            self._holding.discard(bridge)
+
+    def leave(self, leg: Leg) -> None:
+        """A leg leaves whatever bridge it is in."""
+        if leg.bridge is None:
+            return
+        members = self._members.get(leg.bridge, {})
+        members.pop(leg.uniqueid, None)
+        if not members:
+            self._members.pop(leg.bridge, None)
+            self._holding.discard(leg.bridge)
+        leg.bridge = None
+
+    def origin(self, leg: Leg) -> Leg | None:
+        """The leg at the root of the dials that led to this one, or None as long as that can't be told.
+
+        A Local channel's `;2` dials on behalf of whoever dialed its `;1`. A root that is a Local means that the dial
+        above it has not been seen: with Local channels, Asterisk may tell of the inner dial first.
+        """
+        for _ in range(_DEEPEST):
+            if leg.parent is not None:
+                above = self._legs.get(leg.parent)
+            elif leg.name.half == "2":
+                above = self._legs.get(leg.other_half or "")
+            else:
+                return None if leg.name.technology == LOCAL or leg.dialed else leg
+            if above is None:
+                return None
+            leg = above
+        return None
+
+    def hearing(self, leg: Leg) -> list[Leg]:
+        """Every leg that hears this one, itself among them, in no order that matters; empty outside a bridge."""
+        found: dict[str, Leg] = {}
+        seen: set[str] = set()
+        bridges = [leg.bridge]
+        while bridges:
+            bridge = bridges.pop()
+            if bridge is None or bridge in seen or bridge in self._holding:
+                continue
+            seen.add(bridge)
+            for uniqueid in self._members.get(bridge, ()):
+                member = self._legs[uniqueid]
+                if member.hangup_requested or member.name.carrier:
+                    continue
+                found[uniqueid] = member
+                other = self._legs.get(member.other_half or "")
+                if other is not None:
+                    bridges.append(other.bridge)
+        return list(found.values())

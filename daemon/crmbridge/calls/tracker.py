@@ -1,0 +1,338 @@
+"""Who rings and who talks: AMI events in, call events for the CRM out.
+
+Pure: no I/O, no clock, no logging; time comes in with each event. It may be attached in the middle of calls, so it
+takes for granted nothing that it has not seen begin. Everything that decides what the CRM is told stands in this file;
+the structures it decides upon (legs, dials, bridges) are in `legs`, what an endpoint is in `channels`.
+
+The rules, all of them:
+
+- A call comes in from outside when a channel that nobody dialed, which is the root of its call, no Local and no
+  extension's phone, reaches state Ring on a trunk or in an inbound context.
+- An extension rings when its leg was dialed, directly or through any number of Locals, on behalf of such a call, and
+  really rings (state Ringing, or early media, or its answer).
+- An extension talks when its leg and the inbound leg are in one group of bridges joined by Locals. Transfers, pickups,
+  parking and conferences need no rules of their own.
+- Each is told once per call and extension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+from crmbridge.calls.channels import LOCAL, Endpoints, parse_name
+from crmbridge.calls.clients import Clients
+from crmbridge.calls.events import CallEvent, Kind
+from crmbridge.calls.legs import UP, Inbound, Leg, Legs
+
+Headers = Mapping[str, str]
+"""An AMI event: header names as Asterisk writes them, `Event` among them."""
+
+RING, RINGING = "4", "5"
+"""AST_STATE_RING: this channel calls us. AST_STATE_RINGING: we ring it (include/asterisk/channelstate.h)."""
+
+_MOST_STRANGERS = 1000
+"""Where guests may call in, each address is an endpoint of its own: they are not worth memory without end."""
+
+
+class Tracker:
+    """Follows the calls of one PBX."""
+
+    def __init__(self, *, pbx: str, endpoints: Endpoints, clients: Clients, caller: Callable[[str], str]) -> None:
+        """`caller` turns a caller's number as it came into the one that the CRM gets."""
+        self._pbx = pbx
+        self._endpoints = endpoints
+        self._clients = clients
+        self._caller = caller
+        self._legs = Legs()
+        self._unexplained: dict[str, Leg] = {}
+        """Phones that ring for a reason not seen yet: the dial above theirs is still to come."""
+        self._snapshot: dict[str, Headers] = {}
+        self._strangers: set[str] = set()
+        self._new_strangers: list[tuple[str, str]] = []
+        self._at: datetime
+        self._told: list[CallEvent]
+
+    def __len__(self) -> int:
+        """How many channels are followed."""
+        return len(self._legs)
+
+    @property
+    def calls(self) -> int:
+        """How many calls from outside are in progress."""
+        return sum(1 for leg in self._legs if leg.inbound)
+
+    def strangers(self) -> list[tuple[str, str]]:
+        """Endpoints that called in and are neither extension nor trunk, with the context; each is handed out once."""
+        new, self._new_strangers = self._new_strangers, []
+        return new
+
+    def handle(self, event: Headers, at: datetime) -> list[CallEvent]:
+        """Take one AMI event in; what the CRM must be told because of it comes back, in order.
+
+        `at` is when the event was read, aware UTC. Events that are of no interest, incomplete or out of order are
+        no error.
+        """
+        transition = self._TRANSITIONS.get(event.get("Event", ""))
+        if transition is None:
+            return []
+        self._at, self._told = at, []
+        transition(self, event)
+        return self._told
+
+    # Channels
+
+    def _newchannel(self, event: Headers) -> None:
+        leg = self._leg(event)
+        if leg is not None:
+            leg.own_caller_id_num = event.get("CallerIDNum", "")
+            self._reached(leg, event)
+
+    def _newstate(self, event: Headers) -> None:
+        leg = self._leg(event)
+        if leg is not None:
+            self._reached(leg, event)
+
+    def _new_caller_id(self, event: Headers) -> None:
+        leg = self._legs.get(event.get("Uniqueid", ""))
+        if leg is not None:
+            leg.caller_id_num = event.get("CallerIDNum", "")
+
+    def _rename(self, event: Headers) -> None:
+        leg = self._legs.get(event.get("Uniqueid", ""))
+        name = parse_name(event.get("Newname", ""))
+        if leg is not None and name.carrier:
+            leg.name = name  # the loser of a masquerade, about to be hung up
+
+    def _hangup_request(self, event: Headers) -> None:
+        leg = self._legs.get(event.get("Uniqueid", ""))
+        if leg is not None:
+            leg.hangup_requested = True
+
+    def _hangup(self, event: Headers) -> None:
+        self._gone(event.get("Uniqueid", ""))
+
+    def _local_bridge(self, event: Headers) -> None:
+        one, two = self._leg(event, "LocalOne"), self._leg(event, "LocalTwo")
+        if one is not None and two is not None:
+            self._legs.pair(one, two)
+
+    # Dials
+
+    def _dial_begin(self, event: Headers) -> None:
+        leg = self._leg(event, "Dest")
+        if leg is None:
+            return
+        dialing = self._leg(event)
+        leg.dialed = True
+        leg.parent = dialing.uniqueid if dialing is not None else None
+        if leg.extension is None:
+            leg.extension = self._endpoints.extension(leg.name, caller_id_num=leg.own_caller_id_num)
+        origin = self._legs.origin(leg)
+        if origin is not None and origin.inbound is not None:
+            self._settle_number(origin, origin.inbound)
+        if leg.ringing or event.get("DestChannelState") == RINGING:
+            self._rings(leg)
+        for unexplained in list(self._unexplained.values()):
+            self._rings(unexplained)
+
+    def _dial_state(self, event: Headers) -> None:
+        leg = self._leg(event, "Dest")
+        # Some phones send only early media (183); a phone that is merely being reached says PROCEEDING.
+        if leg is not None and event.get("DialStatus") in ("RINGING", "PROGRESS"):
+            self._rings(leg)
+
+    def _dial_end(self, event: Headers) -> None:
+        leg = self._leg(event, "Dest")
+        if leg is None:
+            return
+        if event.get("DialStatus") == "ANSWER":
+            self._rings(leg)  # a phone that answers at once never said that it rang
+        leg.ringing = False
+        self._unexplained.pop(leg.uniqueid, None)
+
+    # Bridges
+
+    def _bridge_enter(self, event: Headers) -> None:
+        leg = self._leg(event)
+        if leg is not None:
+            self._legs.enter(leg, event.get("BridgeUniqueid", ""), technology=event.get("BridgeTechnology", ""))
+            self._talks(leg)
+
+    def _bridge_leave(self, event: Headers) -> None:
+        leg = self._legs.get(event.get("Uniqueid", ""))
+        if leg is not None and leg.bridge == event.get("BridgeUniqueid"):
+            self._legs.leave(leg)
+
+    # A snapshot of all channels, as after a reconnect: CoreShowChannel for each, then CoreShowChannelsComplete
+
+    def _snapshot_channel(self, event: Headers) -> None:
+        self._snapshot[event.get("Uniqueid", "")] = event
+
+    def _snapshot_complete(self, _event: Headers) -> None:
+        channels, self._snapshot = self._snapshot, {}
+        for leg in self._legs:
+            if leg.uniqueid not in channels:
+                self._gone(leg.uniqueid)
+        met = [known for event in channels.values() if (known := self._snapshot_leg(event)) is not None]
+        self._pair_by_name(channels)
+        for leg in met:
+            self._adopt(leg)
+        for leg in met:
+            if leg.state == RINGING or (leg.dialed and leg.state == UP):
+                self._rings(leg)
+            self._talks(leg)
+
+    def _snapshot_leg(self, event: Headers) -> Leg | None:
+        known = self._legs.get(event.get("Uniqueid", "")) is not None
+        leg = self._leg(event)
+        if leg is None:
+            return None
+        leg.state = event.get("ChannelState", leg.state)
+        # Dial, Queue and Originate run these in a leg that they placed (main/dial.c, app_dial.c, app_queue.c).
+        leg.dialed = leg.dialed or event.get("Application", "").startswith("AppDial")
+        if not known and leg.state in (RING, UP):
+            self._came_in(leg)
+        bridge = event.get("BridgeId", "")
+        if bridge:
+            self._legs.enter(leg, bridge)
+        else:
+            self._legs.leave(leg)
+        return leg
+
+    def _pair_by_name(self, channels: Mapping[str, Headers]) -> None:
+        halves: dict[str, Leg] = {}
+        for event in channels.values():
+            name = event.get("Channel", "")
+            leg = self._legs.get(event.get("Uniqueid", ""))
+            if leg is None or not leg.name.half:
+                continue
+            other = halves.setdefault(name[:-2], leg)
+            if other is not leg:
+                self._legs.pair(other, leg)
+
+    def _adopt(self, leg: Leg) -> None:
+        """A dialed leg whose dial was not seen belongs to the one outside call with its Linkedid."""
+        if not leg.dialed or leg.parent is not None:
+            return
+        roots = [root for root in self._legs if root.inbound is not None and root.linkedid == leg.linkedid]
+        if len(roots) == 1:
+            leg.parent = roots[0].uniqueid
+
+    # What the events mean
+
+    def _leg(self, event: Headers, prefix: str = "") -> Leg | None:
+        """The leg that an event speaks of, taken up where it was never seen before; None where it names none."""
+        uniqueid = event.get(prefix + "Uniqueid", "")
+        if not uniqueid:
+            return None
+        leg = self._legs.get(uniqueid)
+        if leg is not None:
+            return leg
+        name = parse_name(event.get(prefix + "Channel", ""))
+        leg = Leg(
+            uniqueid=uniqueid,
+            linkedid=event.get(prefix + "Linkedid", ""),
+            name=name,
+            state=event.get(prefix + "ChannelState", ""),
+            context=event.get(prefix + "Context", ""),
+            exten=event.get(prefix + "Exten", ""),
+            caller_id_num=event.get(prefix + "CallerIDNum", ""),
+            extension=self._endpoints.extension(name),
+        )
+        self._legs.add(leg)
+        return leg
+
+    def _reached(self, leg: Leg, event: Headers) -> None:
+        """A leg reached a channel state."""
+        leg.state = event.get("ChannelState", "")
+        if leg.state == RING:
+            leg.called_in = True
+            self._came_in(leg)
+        elif leg.state == RINGING:
+            self._rings(leg)
+
+    def _came_in(self, leg: Leg) -> None:
+        """A leg calls us: from outside?"""
+        is_root = leg.uniqueid == leg.linkedid and not leg.dialed and leg.name.technology != LOCAL
+        if not is_root or leg.name.carrier or leg.extension is not None or leg.inbound is not None:
+            return
+        if self._endpoints.is_inbound_context(leg.context):
+            self._endpoints.learn_trunk(leg.name)
+        if self._endpoints.is_trunk(leg.name):
+            leg.inbound = Inbound(did=leg.exten)
+        elif leg.name.endpoint not in self._strangers and len(self._strangers) < _MOST_STRANGERS:
+            self._strangers.add(leg.name.endpoint)
+            self._new_strangers.append((leg.name.endpoint, leg.context))
+
+    def _rings(self, leg: Leg) -> None:
+        """A phone rings: for an outside caller?"""
+        leg.ringing = True
+        if leg.extension is None or leg.called_in:
+            return
+        origin = self._legs.origin(leg)
+        if origin is None:
+            self._unexplained[leg.uniqueid] = leg
+            return
+        self._unexplained.pop(leg.uniqueid, None)
+        if origin.inbound is not None:
+            self._tell(Kind.RING, origin, origin.inbound, leg, leg.extension)
+
+    def _talks(self, leg: Leg) -> None:
+        """A leg joined others: does an extension hear an outside caller now?"""
+        group = self._legs.hearing(leg)
+        for root in group:
+            if root.inbound is None:
+                continue
+            for phone in group:
+                if phone.extension is not None:
+                    self._tell(Kind.ANSWER, root, root.inbound, phone, phone.extension)
+
+    def _tell(self, kind: Kind, root: Leg, inbound: Inbound, phone: Leg, extension: str) -> None:
+        if (kind, extension) in inbound.told:
+            return
+        inbound.told.add((kind, extension))
+        if inbound.client_id is None:
+            inbound.client_id = self._clients.of_call(did=inbound.did, trunk=root.name.endpoint, extension=extension)
+        self._told.append(
+            CallEvent(
+                kind=kind,
+                pbx=self._pbx,
+                call=root.uniqueid,
+                extension=extension,
+                number=self._settle_number(root, inbound),
+                client_id=inbound.client_id,
+                at=self._at,
+                linkedid=root.linkedid,
+                uniqueid=phone.uniqueid,
+            )
+        )
+
+    def _settle_number(self, root: Leg, inbound: Inbound) -> str:
+        if inbound.number is None:
+            inbound.number = self._caller(root.caller_id_num)
+        return inbound.number
+
+    def _gone(self, uniqueid: str) -> None:
+        self._legs.remove(uniqueid)
+        self._unexplained.pop(uniqueid, None)
+
+    _TRANSITIONS: Mapping[str, Callable[[Tracker, Headers], None]] = {
+        "Newchannel": _newchannel,
+        "Newstate": _newstate,
+        "NewCallerid": _new_caller_id,
+        "Rename": _rename,
+        "HangupRequest": _hangup_request,
+        "Hangup": _hangup,
+        "LocalBridge": _local_bridge,
+        "DialBegin": _dial_begin,
+        "DialState": _dial_state,
+        "DialEnd": _dial_end,
+        "BridgeEnter": _bridge_enter,
+        "BridgeLeave": _bridge_leave,
+        "CoreShowChannel": _snapshot_channel,
+        "CoreShowChannelsComplete": _snapshot_complete,
+    }
+
+    EVENTS = frozenset(_TRANSITIONS)
+    """The AMI events that this class wants; all others may be left unread."""
