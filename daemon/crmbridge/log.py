@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any, Literal
+from typing import Literal
 
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
@@ -62,7 +62,7 @@ def _mask_numbers(_logger: WrappedLogger, _method: str, event: EventDict) -> Eve
     return event
 
 
-def mask(number: Any) -> str:
+def mask(number: object) -> str:
     """A number with all but its last digits hidden."""
     text = str(number)
     return "*" * (len(text) - _SHOWN_DIGITS) + text[-_SHOWN_DIGITS:]
