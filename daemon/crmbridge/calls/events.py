@@ -63,6 +63,8 @@ class Delivery:
     attempts: int
     next_attempt_at: datetime | None
     """Aware UTC; None when it is due at once or will not be tried again."""
+    requeued_at: datetime | None = None
+    """Aware UTC: when it was last queued again by hand; its life counts from here instead of from the event."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,187 @@
+"""The tracker on every recorded call, and on the orders and gaps that a recording does not show."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import cache
+from random import Random
+
+import pytest
+
+from crmbridge.calls.channels import Endpoints
+from crmbridge.calls.clients import Client, Clients
+from crmbridge.calls.events import CallEvent
+from crmbridge.calls.numbers import Numbers
+from crmbridge.calls.tracker import Tracker
+from crmbridge.config import PbxSettings
+from crmbridge.demo.traces import Told, Trace, shipped
+from crmbridge.pbx.wire import Frame, FrameReader
+
+AT = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+NUMBERS = Numbers(region="IL", form="national", anonymous="anonymous")
+
+
+@cache
+def traces() -> dict[str, Trace]:
+    return {trace.name: trace for trace in shipped()}
+
+
+def find(end: str) -> Trace:
+    (found,) = [trace for name, trace in traces().items() if name.endswith(end)]
+    return found
+
+
+def tracker_for(trace: Trace, *, clients: Clients | None = None, trunks: bool = True) -> Tracker:
+    endpoints = Endpoints(
+        extensions=trace.extensions,
+        trunks=trace.trunks if trunks else (),
+        endpoints=trace.endpoints,
+        inbound_contexts=trace.inbound_contexts or PbxSettings().inbound_contexts,
+    )
+    return Tracker(pbx="pbx", endpoints=endpoints, clients=clients or Clients("10"), caller=NUMBERS.caller)
+
+
+def frames(raw: bytes) -> list[Frame]:
+    return FrameReader().feed(raw)
+
+
+def run(tracker: Tracker, events: list[Frame]) -> list[CallEvent]:
+    return [told for event in events for told in tracker.handle(event, AT)]
+
+
+def told(events: list[CallEvent]) -> list[Told]:
+    return [(event.kind.value, event.extension, event.number) for event in events]
+
+
+def test_there_are_recorded_calls() -> None:
+    assert len(traces()) >= 40
+
+
+@pytest.mark.parametrize("name", sorted(traces()))
+def test_recorded_call(name: str) -> None:
+    trace = traces()[name]
+    tracker = tracker_for(trace)
+    result = told(run(tracker, frames(trace.raw)))
+    assert trace.right(result), f"{trace.scenario}: told {result}"
+    assert len(tracker) == 0, "channels are left over after the call"
+    assert tracker.calls == 0
+
+
+@pytest.mark.parametrize("name", sorted(traces()))
+def test_recorded_call_with_every_event_twice(name: str) -> None:
+    trace = traces()[name]
+    doubled = [frame for frame in frames(trace.raw) for _ in range(2)]
+    result = told(run(tracker_for(trace), doubled))
+    assert trace.right(result), f"{trace.scenario}: told {result}"
+
+
+@pytest.mark.parametrize("name", sorted(traces()))
+def test_trunks_need_not_be_configured(name: str) -> None:
+    trace = traces()[name]
+    assert trace.right(told(run(tracker_for(trace, trunks=False), frames(trace.raw))))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_recorded_call_in_random_chunks(seed: int) -> None:
+    random = Random(seed)
+    for trace in random.sample(sorted(traces().values(), key=lambda one: one.name), 8):
+        reader, tracker, result, rest = FrameReader(Tracker.EVENTS), tracker_for(trace), [], trace.raw
+        while rest:
+            size = random.randint(1, 2000)
+            result += run(tracker, reader.feed(rest[:size]))
+            rest = rest[size:]
+        assert trace.right(told(result)), trace.name
+
+
+def test_who_dialed_may_become_known_last() -> None:
+    """A phone behind a Local rings before the dial of the Local itself is told (seen on Asterisk 16)."""
+    events = frames(find("01_did_to_ext_answered").raw)
+    ringing = next(i for i, e in enumerate(events) if e.get("Event") == "Newstate" and e["ChannelState"] == "5")
+    dial = next(i for i, e in enumerate(events) if e.get("Event") == "DialBegin")
+    events.insert(ringing, events.pop(dial))  # Newstate 5 first, then DialBegin
+    states_first = [e for e in events if e.get("Event") != "DialState"]
+    trace = find("01_did_to_ext_answered")
+    assert told(run(tracker_for(trace), states_first)) == list(trace.expected)
+
+
+def test_both_facts_name_call_phone_and_client() -> None:
+    trace = find("01_did_to_ext_answered")
+    clients = Clients("10", [Client("11", dids=frozenset({"0723456777"})), Client("12", extensions=frozenset({"777"}))])
+    ring, answer = run(tracker_for(trace, clients=clients), frames(trace.raw))
+    assert (ring.client_id, answer.client_id) == ("11", "11")
+    assert ring.call == ring.linkedid == "1795413177.274"
+    assert ring.uniqueid == answer.uniqueid == "1795413177.275"
+    assert ring.key == ("pbx", "1795413177.274", "777", "incomingCall")
+    assert ring.key != answer.key
+
+
+def test_client_by_extension_is_that_of_the_first_phone_for_the_whole_call() -> None:
+    trace = find("06_ring_group_778_first")
+    clients = Clients("10", [Client("12", extensions=frozenset({"777", "779"}))])
+    events = run(tracker_for(trace, clients=clients), frames(trace.raw))
+    assert len({event.client_id for event in events}) == 1
+
+
+def test_a_caller_on_an_unknown_line_is_noted_once_and_told_to_nobody() -> None:
+    trace = find("01_did_to_ext_answered")
+    endpoints = Endpoints(extensions=trace.extensions, inbound_contexts=["from-elsewhere"])
+    tracker = Tracker(pbx="pbx", endpoints=endpoints, clients=Clients("10"), caller=NUMBERS.caller)
+    for _ in range(2):
+        assert run(tracker, frames(trace.raw)) == []
+    assert tracker.strangers() == [("PJSIP/trunk-bezeq", "from-trunk")]
+    assert tracker.strangers() == []
+
+
+def _snapshot(events: list[Frame]) -> list[Frame]:
+    """What CoreShowChannels would list after these events."""
+    channels: dict[str, Frame] = {}
+    for event in events:
+        name, uniqueid = event.get("Event"), event.get("Uniqueid", "")
+        if name == "Hangup":
+            channels.pop(uniqueid, None)
+        elif name == "DialBegin" and event["DestUniqueid"] in channels:
+            channels[event["DestUniqueid"]]["Application"] = "AppDial"
+        if uniqueid in channels or name == "Newchannel":
+            kept = {k: v for k, v in event.items() if k not in ("Event", "BridgeUniqueid")}
+            channels[uniqueid] = {**channels.get(uniqueid, {}), **kept, "Event": "CoreShowChannel"}
+            if name in ("BridgeEnter", "BridgeLeave"):
+                channels[uniqueid]["BridgeId"] = event["BridgeUniqueid"] if name == "BridgeEnter" else ""
+    return [*channels.values(), {"Event": "CoreShowChannelsComplete"}]
+
+
+@pytest.mark.parametrize("name", ["01_did_to_ext_answered", "05_ivr_then_ext", "06_ring_group_778_first"])
+def test_attached_in_the_middle_of_a_call(name: str) -> None:
+    """Wherever the connection comes back, what still rings or talks is told, nothing else, nothing twice."""
+    trace = find(name)
+    events = frames(trace.raw)
+    answer = next(i for i, e in enumerate(events) if e.get("Event") == "DialEnd" and e["DialStatus"] == "ANSWER")
+    over = next(i for i, e in enumerate(events) if e.get("Event") == "HangupRequest")
+    for cut in range(len(events)):
+        tracker = tracker_for(trace)
+        result = told(run(tracker, _snapshot(events[:cut]) + events[cut:]))
+        assert len(set(result)) == len(result)
+        assert set(result) <= set(trace.expected), f"cut at {cut}"
+        if cut < answer:
+            assert trace.right(result), f"cut at {cut}: {result}"
+        elif cut < over - 1:
+            assert trace.expected[-1] in result, f"cut at {cut}: {result}"
+        assert len(tracker) == 0
+
+
+def test_a_snapshot_in_the_middle_changes_nothing() -> None:
+    for name in ("08_queue_local_n", "12b_atxfer_refer_replaces", "14_park_unpark", "fp16_followme_internal_rtp"):
+        trace = find(name)
+        events = frames(trace.raw)
+        for cut in range(0, len(events), 7):
+            tracker = tracker_for(trace)
+            result = told(run(tracker, events[:cut] + _snapshot(events[:cut]) + events[cut:]))
+            assert trace.right(result), f"{name} cut at {cut}: {result}"
+
+
+def test_events_without_their_headers_do_no_harm() -> None:
+    tracker = tracker_for(find("01_did_to_ext_answered"))
+    for name in Tracker.EVENTS:
+        assert tracker.handle({"Event": name}, AT) == []
+        assert tracker.handle({"Event": name, "Uniqueid": "1.1", "DestUniqueid": "1.1"}, AT) == []
+    assert tracker.handle({}, AT) == []
+    assert tracker.handle({"Event": "NoSuchEvent"}, AT) == []
