@@ -1,0 +1,108 @@
+"""One call record (CDR) of the PBX, and how it is read from what cdr_manager sends. Pure.
+
+What several records say about a call is `history`'s business. Later sources of records (the CDR table, Master.csv) make
+the same `Cdr`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
+
+MAX_LENGTH = 150
+"""Characters kept of any value: AST_MAX_UNIQUEID, the longest that Asterisk puts into a record's key."""
+
+_EPOCH = re.compile(r"(?<![0-9])[0-9]{10}(?![0-9])", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SLACK = timedelta(seconds=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Cdr:
+    """One call record."""
+
+    pbx: str
+    linkedid: str
+    uniqueid: str
+    sequence: int
+    """Asterisk's own count of records (it restarts with Asterisk). Where the PBX doesn't send it: a negative number
+    made from the start, so that two records of the same pair of channels stay two."""
+    channel: str
+    dstchannel: str
+    src: str
+    dst: str
+    did: str
+    start_at: datetime
+    """This and the others: aware UTC, whole seconds."""
+    answer_at: datetime | None
+    end_at: datetime | None
+    billsec_s: int
+    """Seconds since A was answered, whatever B did."""
+    disposition: str
+    recordingfile: str
+
+    @property
+    def key(self) -> tuple[str, str, str, int, str]:
+        """What makes this the same record, from wherever it comes and however often."""
+        return (self.pbx, self.linkedid, self.uniqueid, self.sequence, self.dstchannel)
+
+
+def from_event(event: Mapping[str, str], *, pbx: str, timezone: tzinfo) -> Cdr:
+    """The record in an AMI `Cdr` event (cdr_manager).
+
+    `timezone`: in which the PBX writes its times (UTC with `usegmtime`). Headers that only `[mappings]` in
+    cdr_manager.conf adds (linkedid, sequence, recordingfile, did) may be missing and may have any case; without
+    linkedid, a call through Local channels falls apart into its records. Raises ValueError where the event has no
+    unique id or no readable start.
+    """
+    mapped = {name.lower(): _CONTROL.sub("", value)[:MAX_LENGTH] for name, value in event.items()}
+    uniqueid = mapped.get("uniqueid", "")
+    if not uniqueid:
+        raise ValueError("a Cdr event without UniqueID")
+    linkedid = mapped.get("linkedid") or uniqueid
+    start_at = _instant(mapped.get("starttime", ""), timezone, _epoch(uniqueid) or _epoch(linkedid))
+    if start_at is None:
+        raise ValueError("a Cdr event without StartTime")
+    answer_at = _instant(mapped.get("answertime", ""), timezone, start_at)
+    return Cdr(
+        pbx=pbx,
+        linkedid=linkedid,
+        uniqueid=uniqueid,
+        sequence=_count(mapped.get("sequence", ""), otherwise=-int(start_at.timestamp())),
+        channel=mapped.get("channel", ""),
+        dstchannel=mapped.get("destinationchannel", ""),
+        src=mapped.get("source", ""),
+        dst=mapped.get("destination", ""),
+        did=mapped.get("did", ""),
+        start_at=start_at,
+        answer_at=answer_at,
+        end_at=_instant(mapped.get("endtime", ""), timezone, answer_at or start_at),
+        billsec_s=_count(mapped.get("billableseconds", ""), otherwise=0),
+        disposition=mapped.get("disposition", "").upper(),
+        recordingfile=mapped.get("recordingfile", ""),
+    )
+
+
+def _count(text: str, *, otherwise: int) -> int:
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text, re.ASCII) else otherwise
+
+
+def _epoch(identity: str) -> datetime | None:
+    """When a channel was made: `1795413177.274`, `pbx1-1795413177.274`; None where the id tells nothing."""
+    found = _EPOCH.search(identity)
+    return datetime.fromtimestamp(int(found.group()), UTC) if found else None
+
+
+def _instant(text: str, timezone: tzinfo, not_before: datetime | None) -> datetime | None:
+    """A wall time as an instant. In the hour that a clock change repeats, the first that is not before `not_before`."""
+    if not text:
+        return None
+    wall = datetime.fromisoformat(text)
+    if wall.tzinfo is not None:
+        return wall.astimezone(UTC)
+    first, second = (wall.replace(tzinfo=timezone, fold=fold).astimezone(UTC) for fold in (0, 1))
+    if not_before is not None and first < not_before - _SLACK and first < second:
+        return second
+    return first
