@@ -92,7 +92,7 @@ class _Protocol(AMIProtocol):  # type: ignore[misc]  # panoramisk has no types
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
         self.closed = True
-        for action in set(self.responses.values()):
+        for action in self.responses.values():
             if not action.future.done():
                 action.future.set_exception(NotConnectedError("the connection to Asterisk was lost"))
                 action.future.exception()  # it may be that nobody waits any more

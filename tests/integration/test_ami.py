@@ -1,0 +1,264 @@
+"""The AMI session over real sockets: what panoramisk's own connection gets wrong must go right here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime
+
+import pytest
+
+from crmbridge.demo.simulated_pbx import SimulatedPbx
+from crmbridge.pbx import ami as ami_module
+from crmbridge.pbx.ami import ActionTimeoutError, Ami, LoginRefusedError, NotConnectedError
+from crmbridge.pbx.wire import Frame
+
+LIMIT_S = 10
+BANNER = b"Asterisk Call Manager/11.0.0\r\n"
+ACCEPTED = b"Response: Success\r\nActionID: %s\r\nMessage: Authentication accepted\r\n\r\nEvent: FullyBooted\r\n\r\n"
+
+Actions = AsyncIterator[dict[bytes, bytes]]
+Script = Callable[[Actions, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Events:
+    """What the session hands on, with a way to wait for it."""
+
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []
+        self._arrived = asyncio.Condition()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def take(self, frame: Frame, at: datetime) -> None:
+        assert at.tzinfo is not None
+        if frame.get("Fail") == "yes":
+            raise RuntimeError("a frame that nobody can digest")
+        self.frames.append(frame)
+        task = asyncio.ensure_future(self._notify())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _notify(self) -> None:
+        async with self._arrived:
+            self._arrived.notify_all()
+
+    async def wait_for(self, name: str, times: int = 1) -> list[Frame]:
+        async with self._arrived, asyncio.timeout(LIMIT_S):
+            await self._arrived.wait_for(lambda: len(self.named(name)) >= times)
+        return self.named(name)
+
+    def named(self, name: str) -> list[Frame]:
+        return [frame for frame in self.frames if frame.get("Event") == name]
+
+
+async def _actions(reader: asyncio.StreamReader) -> Actions:
+    with suppress(asyncio.IncompleteReadError, ConnectionError):
+        while raw := await reader.readuntil(b"\r\n\r\n"):
+            yield dict(line.split(b": ", 1) for line in raw.strip().split(b"\r\n"))
+
+
+@asynccontextmanager
+async def asterisk(*scripts: Script) -> AsyncIterator[int]:
+    """A server whose n-th connection follows the n-th script (the last one again and again); its port."""
+    waiting = list(scripts)
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        writer.write(BANNER)
+        script = waiting.pop(0) if len(waiting) > 1 else waiting[0]
+        try:
+            await script(_actions(reader), writer)
+        finally:
+            writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def session(port: int, events: Events, *, secret: str = "s3cret") -> AsyncIterator[Ami]:
+    ami = Ami(
+        host="127.0.0.1",
+        port=port,
+        username="crmbridge",
+        secret=secret,
+        wanted=["Newchannel", "OriginateResponse", "CoreShowChannelsComplete"],
+        on_frame=events.take,
+    )
+    task = asyncio.create_task(ami.run())
+    try:
+        yield ami
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ami_module, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(ami_module, "LONGEST_PAUSE_S", 0.05)
+
+
+@pytest.fixture
+async def pbx() -> AsyncIterator[SimulatedPbx]:
+    pbx = SimulatedPbx(username="crmbridge", secret="s3cret")
+    await pbx.start()
+    yield pbx
+    await pbx.stop()
+
+
+async def logged_in(actions: Actions, writer: asyncio.StreamWriter) -> None:
+    async for action in actions:
+        if action[b"Action"] == b"Login":
+            writer.write(ACCEPTED % action[b"ActionID"])
+            return
+
+
+async def test_after_the_login_all_channels_are_asked_for(pbx: SimulatedPbx) -> None:
+    events = Events()
+    async with session(pbx.port, events) as ami:
+        async with asyncio.timeout(LIMIT_S):
+            await ami.ready()
+        assert ami.connected
+        assert ami.version == "11.0.0"
+        await events.wait_for("CoreShowChannelsComplete")
+        assert (await ami.action({"Action": "Ping"})).success
+        refused = await ami.action({"Action": "NoSuchAction"})
+        assert (refused.success, refused.message) == (False, "Invalid/unknown command")
+
+
+async def test_a_refused_login_is_an_error_that_names_what_to_mend_and_is_not_retried(pbx: SimulatedPbx) -> None:
+    ami = Ami(host="127.0.0.1", port=pbx.port, username="u", secret="wrong", wanted=[], on_frame=Events().take)
+    with pytest.raises(LoginRefusedError, match=r"ami\.secret.*manager\.conf") as caught:
+        async with asyncio.timeout(LIMIT_S):
+            await ami.run()
+    assert "wrong" not in str(caught.value)
+
+
+async def test_a_lost_connection_comes_back_and_takes_the_channels_as_they_are(pbx: SimulatedPbx) -> None:
+    events = Events()
+    async with session(pbx.port, events):
+        await events.wait_for("CoreShowChannelsComplete")
+        for times in (2, 3):
+            pbx.cut()
+            await events.wait_for("CoreShowChannelsComplete", times=times)
+
+
+async def test_an_action_that_was_not_answered_fails_and_is_not_sent_again() -> None:
+    seen: list[bytes] = []
+
+    async def drops_after_originate(actions: Actions, writer: asyncio.StreamWriter) -> None:
+        await logged_in(actions, writer)
+        async for action in actions:
+            seen.append(action[b"Action"])
+            if action[b"Action"] == b"Originate":
+                return
+
+    async def answers(actions: Actions, writer: asyncio.StreamWriter) -> None:
+        await logged_in(actions, writer)
+        async for action in actions:
+            seen.append(action[b"Action"])
+            if action[b"Action"] == b"CoreShowChannels":
+                writer.write(b"Event: CoreShowChannelsComplete\r\n\r\n")
+
+    events = Events()
+    async with asterisk(drops_after_originate, answers) as port, session(port, events) as ami:
+        async with asyncio.timeout(LIMIT_S):
+            await ami.ready()
+        with pytest.raises(NotConnectedError):
+            await ami.action({"Action": "Originate", "Channel": "PJSIP/777"})
+        await events.wait_for("CoreShowChannelsComplete")
+    assert seen.count(b"Originate") == 1
+
+
+async def test_an_action_has_a_time_out_and_leaves_nothing_behind() -> None:
+    async def deaf(actions: Actions, writer: asyncio.StreamWriter) -> None:
+        await logged_in(actions, writer)
+        async for _ in actions:
+            pass
+
+    async with asterisk(deaf) as port, session(port, Events()) as ami:
+        async with asyncio.timeout(LIMIT_S):
+            await ami.ready()
+        with pytest.raises(ActionTimeoutError, match="Originate"):
+            await ami.action({"Action": "Originate"}, timeout_s=0.01)
+        assert ami._protocol is not None
+        assert not ami._protocol.responses
+
+
+async def test_a_connection_that_only_looks_open_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ami_module, "PING_INTERVAL_S", 0.02)
+    again = asyncio.Event()
+
+    async def silent(actions: Actions, writer: asyncio.StreamWriter) -> None:
+        await logged_in(actions, writer)
+        async for _ in actions:
+            pass
+
+    async def second(actions: Actions, writer: asyncio.StreamWriter) -> None:
+        again.set()
+        await silent(actions, writer)
+
+    async with asterisk(silent, second) as port, session(port, Events()):
+        async with asyncio.timeout(LIMIT_S):
+            await again.wait()
+
+
+async def test_one_bad_frame_costs_itself_only() -> None:
+    async def sends(actions: Actions, writer: asyncio.StreamWriter) -> None:
+        await logged_in(actions, writer)
+        writer.write(
+            b"Event: Newchannel\r\nFail: yes\r\n\r\nnonsense\r\n\r\nEvent: Newchannel\r\nEvent: X\r\nNo: 1\r\n\r\n"
+            b"Event: Newchannel\r\nNo: 2\r\nNo: 3\r\n\r\n"
+        )
+        async for _ in actions:
+            pass
+
+    events = Events()
+    async with asterisk(sends) as port, session(port, events):
+        assert [frame["No"] for frame in await events.wait_for("Newchannel", times=2)] == ["1", "2"]
+
+
+async def test_an_event_with_the_id_of_an_answered_action_is_handed_on() -> None:
+    async def originates(actions: Actions, writer: asyncio.StreamWriter) -> None:
+        await logged_in(actions, writer)
+        async for action in actions:
+            if action[b"Action"] == b"Originate":
+                writer.write(b"Response: Success\r\nActionID: %s\r\n\r\n" % action[b"ActionID"])
+                writer.write(b"Event: OriginateResponse\r\nActionID: %s\r\nReason: 4\r\n\r\n" % action[b"ActionID"])
+
+    events = Events()
+    async with asterisk(originates) as port, session(port, events) as ami:
+        async with asyncio.timeout(LIMIT_S):
+            await ami.ready()
+        assert (await ami.action({"Action": "Originate"})).success
+        assert (await events.wait_for("OriginateResponse"))[0]["Reason"] == "4"
+
+
+@pytest.mark.parametrize("value", ["1\r\nAction: Hangup", "1\nX: y", "1\r", "1\0", "9" * 2000])
+async def test_no_value_can_become_a_second_header(pbx: SimulatedPbx, value: str) -> None:
+    async with session(pbx.port, Events()) as ami:
+        async with asyncio.timeout(LIMIT_S):
+            await ami.ready()
+        with pytest.raises(ValueError, match="AMI header Exten"):
+            await ami.action({"Action": "Originate", "Exten": value})
+        with pytest.raises(ValueError, match="AMI header Variable"):
+            await ami.action({"Action": "Originate", "Variable": ["a=1", value]})
+    assert pbx.originated == []
+
+
+async def test_without_a_connection_an_action_fails_at_once() -> None:
+    ami = Ami(host="127.0.0.1", port=1, username="u", secret="s", wanted=[], on_frame=Events().take)
+    with pytest.raises(NotConnectedError):
+        await ami.action({"Action": "Ping"})

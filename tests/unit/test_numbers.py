@@ -1,0 +1,63 @@
+"""Numbers as callers send them, and as the CRM gets them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crmbridge.calls.numbers import MAX_LENGTH, Format, Numbers
+
+
+def numbers(form: Format = "national", region: str = "IL") -> Numbers:
+    return Numbers(region=region, form=form, anonymous="anonymous")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    ["033004799", "03-300-4799", "(03) 300 4799", "+97233004799", "97233004799", "0097233004799", "+972 3 3004799"],
+)
+def test_every_spelling_is_the_same_number(raw: str) -> None:
+    assert numbers().caller(raw) == "033004799"
+    assert numbers("e164").caller(raw) == "+97233004799"
+    assert numbers().same(raw) == "+97233004799"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    ["", "<unknown>", "anonymous", "Anonymous", "Restricted", "Unavailable", "PRIVATE", "unknown", " ", "No ID"],
+)
+def test_withheld_in_its_spellings(raw: str) -> None:
+    assert numbers().caller(raw) == "anonymous"
+    assert Numbers(region="IL", form="national", anonymous="0").caller(raw) == "0"
+
+
+@pytest.mark.parametrize("raw", ["777", "100", "*2700", "1700123456", "101"])
+def test_short_codes_and_internal_numbers_stay_as_they_are(raw: str) -> None:
+    assert numbers().caller(raw) == raw
+
+
+def test_foreign_numbers_are_e164_also_in_national_form() -> None:
+    assert numbers().caller("00442079460958") == numbers().caller("+44 20 7946 0958") == "+442079460958"
+    assert numbers(region="GB").caller("+442079460958") == "02079460958"
+
+
+def test_digits_leaves_the_number_as_it_came() -> None:
+    assert numbers("digits").caller("+972-3-3004799") == "97233004799"
+    assert numbers("digits").caller("033004799") == "033004799"
+
+
+@pytest.mark.parametrize("raw", ["1" * 1000, "0330\r\n04799", 'x" <1>&sExt=1', "٠٣٣٠٠٤٧٩٩", "\x00\x1b[31m", "a" * 99])
+def test_hostile_content_is_harmless(raw: str) -> None:
+    for form in ("national", "e164", "digits"):
+        assert re.fullmatch(r"[0-9A-Za-z+*#._-]{1,32}", numbers(form).caller(raw), re.ASCII)
+
+
+@given(st.text(max_size=200))
+def test_whatever_comes_in_what_goes_out_is_plain(raw: str) -> None:
+    result = numbers().caller(raw)
+    assert re.fullmatch(r"[0-9A-Za-z+*#._-]+", result, re.ASCII)
+    assert len(result) <= MAX_LENGTH
+    assert numbers().caller(result) == result, "what the CRM gets must mean the same when it comes back"
