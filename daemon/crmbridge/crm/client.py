@@ -1,0 +1,161 @@
+"""One request to the CRM and what came of it. The only module that speaks HTTP to the CRM.
+
+It must not know when or how often a callback is sent. Nothing that the CRM or the network does raises out of `send`:
+whatever goes wrong becomes a verdict with a reason that an administrator can act on. The CRM's address never appears in
+a reason as it stands in the settings, since it may hold a password.
+"""
+
+from __future__ import annotations
+
+import ssl
+import zlib
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+import yarl
+
+from crmbridge import __version__
+from crmbridge.calls.events import CallEvent
+from crmbridge.crm.callback import Answer, Verdict, check_url, idempotency_key, judge, printable, request_url
+
+ANSWER_LIMIT_BYTES = 64 * 1024
+"""The CRM's answer is some 30 bytes; a PHP error page fits in this."""
+
+CONNECT_TIMEOUT_S = 5.0
+"""DNS, TCP and TLS together; more than this and nobody would look at the popup any more."""
+
+IDLE_CONNECTION_S = 15.0
+"""Kept open for the next callback for so long: a TLS handshake costs more than the callback itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one request."""
+
+    verdict: Verdict
+    status: int | None = None
+    """HTTP status; None when there was no answer."""
+    retry_after: str | None = None
+    """The header as it came, where the CRM as a whole asks to be left alone (429, 503)."""
+
+
+class CrmClient:
+    """Keeps connections to the CRM. To be made and used within a running event loop, and closed."""
+
+    def __init__(self, url: str, timeout_s: float, ssl_context: ssl.SSLContext | None, connections: int) -> None:
+        """`timeout_s` is for the whole request. Without `ssl_context`, the system's certificates are trusted.
+
+        Raises ValueError when `url` can't be used.
+        """
+        check_url(url)
+        self._url = url
+        self._timeout_s = timeout_s
+        self._server = yarl.URL(url).host or ""
+        self._connector = aiohttp.TCPConnector(
+            limit=connections, ssl=ssl_context or True, keepalive_timeout=IDLE_CONNECTION_S
+        )
+        self._session = aiohttp.ClientSession(
+            connector=self._connector,
+            # Nothing that one answer sets may change the next request.
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
+            headers={
+                "User-Agent": f"crmbridge/{__version__}",
+                "Accept": "application/json",
+                "Accept-Encoding": "identity",
+            },
+            # A small compressed answer can unfold into gigabytes: _unpacked() does it within limits.
+            auto_decompress=False,
+        )
+
+    async def send(self, event: CallEvent) -> Outcome:
+        """Tell the CRM, once."""
+        try:
+            return await self._send(event)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            if isinstance(error, aiohttp.ClientConnectorError):
+                self._connector.clear_dns_cache()  # the CRM may have moved
+            return Outcome(Verdict(Answer.RETRY, self._words(error)))
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._session.close()
+
+    async def __aenter__(self) -> Self:
+        """Nothing is connected before the first callback."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close all connections."""
+        await self.close()
+
+    async def _send(self, event: CallEvent) -> Outcome:
+        url = yarl.URL(request_url(self._url, event), encoded=True)
+        headers = {"Idempotency-Key": idempotency_key(event)}
+        async with self._session.get(url, headers=headers, allow_redirects=False) as response:
+            status = response.status
+            body = await _read(response)
+            if body is None:
+                reason = f"HTTP {status}: the answer is longer than {ANSWER_LIMIT_BYTES // 1024} KiB; check crm.url"
+                return Outcome(Verdict(Answer.RETRY, reason), status)
+            retry_after = response.headers.get("Retry-After") if status in {429, 503} else None
+            return Outcome(judge(status, body, response.headers.get("Location")), status, retry_after)
+
+    def _words(self, error: Exception) -> str:
+        server = self._server
+        match error:
+            case aiohttp.ClientConnectorError():
+                words = _no_connection(server, error)
+            case aiohttp.ConnectionTimeoutError():
+                words = f"no connection to {server} within {min(CONNECT_TIMEOUT_S, self._timeout_s):g} s"
+            case TimeoutError():
+                words = f"no whole answer from {server} within {self._timeout_s:g} s (crm.timeout_s)"
+            case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
+                words = f"{server} closed the connection without an answer"
+            case aiohttp.ClientPayloadError():
+                words = f"{server} closed the connection within its answer"
+            case aiohttp.ClientResponseError():
+                words = f"{server} answers, but not with HTTP: {printable(error.message)}"
+            case _:
+                words = f"{type(error).__name__}: {printable(str(error))}"
+        return words
+
+
+def _no_connection(server: str, error: aiohttp.ClientConnectorError) -> str:
+    why = printable(error.os_error.strerror or str(error.os_error))
+    match error:
+        case aiohttp.ClientConnectorDNSError():
+            return f"no address found for {server}: check crm.url and this host's DNS ({why})"
+        case aiohttp.ClientConnectorCertificateError():
+            why = printable(str(error.certificate_error))
+            return f"{server} shows a TLS certificate that is not trusted: {why}"
+        case aiohttp.ClientConnectorSSLError():
+            return f"no TLS connection to {server}: {why}"
+    return f"cannot connect to {error.host}:{error.port}: {why}"
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes | None:
+    """The answer's body; None when it is too long, and then the connection is given up."""
+    body = bytearray()
+    while chunk := await response.content.read(ANSWER_LIMIT_BYTES):
+        body += chunk
+        if len(body) > ANSWER_LIMIT_BYTES:
+            response.close()
+            return None
+    return _unpacked(bytes(body), response.headers.get("Content-Encoding", ""))
+
+
+def _unpacked(body: bytes, encoding: str) -> bytes | None:
+    """The body, should the CRM have compressed it though asked not to; None when that is too long."""
+    if encoding.lower() not in {"gzip", "deflate"}:
+        return body
+    try:
+        unpacker = zlib.decompressobj(wbits=47)  # gzip or zlib, whichever it is
+        unpacked = unpacker.decompress(body, ANSWER_LIMIT_BYTES + 1)
+    except zlib.error:
+        return body
+    return unpacked if len(unpacked) <= ANSWER_LIMIT_BYTES else None

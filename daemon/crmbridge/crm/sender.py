@@ -1,0 +1,296 @@
+"""Sends callbacks to the CRM until it confirms them, refuses them, or they are too old to be of use.
+
+The shell around lanes.py (what goes next), retry.py (when, and whether at all) and client.py (one request). It takes
+the outbox as a protocol and must not know how callbacks are stored. The wall clock is asked only how old a callback
+already is when it arrives; from then on all is reckoned on the monotonic clock.
+
+What happened is stored before the next callback of the same call is sent. A process killed between a request and its
+storing sends that request again after its start, with the same Idempotency-Key: at least once, never silently not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Protocol
+
+import structlog
+
+from crmbridge.calls.events import Attempt, Delivery, State
+from crmbridge.crm.callback import Answer
+from crmbridge.crm.client import CrmClient, Outcome
+from crmbridge.crm.clock import Clock
+from crmbridge.crm.lanes import Entry, Lanes
+from crmbridge.crm.retry import LONGEST_RETRY_AFTER_S, Breaker, Phase, Policy, pause_s, retry_after_s
+
+log = structlog.get_logger("crmbridge.crm")
+
+FOLLOW_OUTBOX_S = 5.0
+"""How often the outbox is asked whether somebody else (`crmbridge outbox retry`) has changed it."""
+
+
+class Outbox(Protocol):
+    """What the sender needs of the outbox."""
+
+    async def record(
+        self, delivery_id: int, attempt: Attempt, state: State, next_attempt_at: datetime | None = None
+    ) -> bool:
+        """Store an attempt and where the callback stands now; False when somebody has taken it back meanwhile."""
+
+    async def expire(self, delivery_ids: Sequence[int]) -> None:
+        """These are too old to be of use."""
+
+    async def changes(self) -> Sequence[Delivery] | None:
+        """All that are queued, if another process has changed the outbox since this was last asked; else None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to reach the CRM, and how hard to try."""
+
+    url: str
+    concurrency: int = 8
+    """Requests under way at the same time, each of another call."""
+    timeout_s: float = 10.0
+    ring_expires_s: float = 60.0
+    answer_expires_s: float = 3600.0
+    stop_grace_s: float = 5.0
+    """How long a stop waits for what is under way."""
+    ssl_context: ssl.SSLContext | None = None
+    """None: the system's certificates."""
+
+
+@dataclass(slots=True)
+class Stats:
+    """What went on since the start, for metrics."""
+
+    outcomes: dict[State, int] = field(default_factory=lambda: {State.CONFIRMED: 0, State.REFUSED: 0, State.EXPIRED: 0})
+    requests: int = 0
+    failures: int = 0
+    """Requests that will be, or would have been, tried again."""
+    waiting: int = 0
+    """Callbacks in memory, those under way included."""
+    under_way: int = 0
+    oldest_s: float = 0.0
+    """Age of the oldest that waits."""
+    crm_down: bool = False
+    last_confirmed_s: float | None = None
+    """Seconds from the last confirmed callback's event to its confirmation."""
+    last_failure: str = ""
+
+
+class Sender:
+    """Give it deliveries with `submit`, let `run` run, and end it with `stop`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        outbox: Outbox,
+        clock: Clock | None = None,
+        on_outcome: Callable[[Delivery, State, float], None] | None = None,
+    ) -> None:
+        """`on_outcome` hears of each final outcome, with the seconds since the event."""
+        self._settings = settings
+        self._policy = Policy(settings.ring_expires_s, settings.answer_expires_s)
+        self._outbox = outbox
+        self._clock = clock or Clock()
+        self._on_outcome = on_outcome
+        self._lanes = Lanes()
+        self._breaker = Breaker()
+        self._stats = Stats()
+        self._wake = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._requests: set[asyncio.Task[None]] = set()
+        self._storing: set[asyncio.Task[None]] = set()
+        self._settled: set[int] = set()
+        """Final outcomes since the outbox was last asked for changes."""
+
+    def submit(self, deliveries: Iterable[Delivery]) -> None:
+        """Queue these, in this order. Never blocks. They must be in the outbox already."""
+        for delivery in deliveries:
+            self._add(delivery)
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Ask `run` to end. What is under way is finished; what waits stays in the outbox for the next start."""
+        self._stop.set()
+        self._wake.set()
+
+    def stats(self) -> Stats:
+        """The numbers as they are now."""
+        oldest = self._lanes.oldest()
+        self._stats.waiting = len(self._lanes)
+        self._stats.under_way = len(self._requests)
+        self._stats.oldest_s = self._clock.monotonic() - oldest.born if oldest else 0.0
+        self._stats.crm_down = self._breaker.phase is not Phase.CLOSED
+        return self._stats
+
+    async def run(self) -> None:
+        """Send until `stop`. Raises what is unexpected, such as a failure of the outbox."""
+        settings = self._settings
+        async with CrmClient(settings.url, settings.timeout_s, settings.ssl_context, settings.concurrency) as client:
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    follower = tasks.create_task(self._follow_outbox())
+                    await self._dispatch(tasks, client)
+                    follower.cancel()
+                    await self._finish()
+            finally:
+                if self._storing:
+                    await asyncio.wait(self._storing)
+
+    def _add(self, delivery: Delivery) -> None:
+        wall, now = self._clock.now(), self._clock.monotonic()
+        event = delivery.event
+        # Set back since the event was written: it is taken for new, and not for one from the future.
+        age_s = max(0.0, (wall - event.at).total_seconds())
+        queued_s = max(0.0, (wall - (delivery.requeued_at or event.at)).total_seconds())
+        due = None
+        if delivery.next_attempt_at:
+            wait_s = (delivery.next_attempt_at - wall).total_seconds()
+            due = now + min(max(0.0, wait_s), LONGEST_RETRY_AFTER_S)
+        self._lanes.add(delivery, now - age_s, now - queued_s + self._policy.life_s(event.kind), due)
+
+    async def _dispatch(self, tasks: asyncio.TaskGroup, client: CrmClient) -> None:
+        while not self._stop.is_set():
+            self._wake.clear()
+            await self._expire(self._lanes.take_overdue(self._clock.monotonic()))
+            while entry := self._next():
+                task = tasks.create_task(self._deliver(entry, client))
+                self._requests.add(task)
+                task.add_done_callback(self._ended)
+            await self._clock.wait(self._wake, self._next_at())
+
+    def _next(self) -> Entry | None:
+        now = self._clock.monotonic()
+        if self._stop.is_set() or len(self._requests) >= self._settings.concurrency:
+            return None
+        entry = self._lanes.take(now) if self._breaker.may_send(now) else None
+        if entry:
+            self._breaker = self._breaker.sending(entry.delivery.id)
+        return entry
+
+    def _next_at(self) -> float | None:
+        instants = [self._lanes.next_at()]
+        if self._breaker.phase is Phase.OPEN:
+            instants.append(self._breaker.until)
+        # A pause that is over while no request may go out is no reason to look again: the end of a request is.
+        now = self._clock.monotonic()
+        return min((instant for instant in instants if instant is not None and instant > now), default=None)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._requests.discard(task)
+        self._wake.set()
+
+    async def _finish(self) -> None:
+        """Wait for what is under way, then give it up: still queued, it goes out again after the next start."""
+        if self._requests:
+            await asyncio.wait(self._requests, timeout=self._settings.stop_grace_s)
+        if self._requests:
+            log.warning("crm.stopped_with_requests_under_way", requests=len(self._requests))
+        for task in list(self._requests):
+            task.cancel()
+
+    async def _deliver(self, entry: Entry, client: CrmClient) -> None:
+        at, started = self._clock.now(), self._clock.monotonic()
+        self._stats.requests += 1
+        try:
+            outcome = await client.send(entry.delivery.event)
+        except asyncio.CancelledError:
+            self._breaker = self._breaker.abandoned(entry.delivery.id)
+            raise
+        entry.attempts += 1
+        attempt = Attempt(at, self._clock.monotonic() - started, outcome.status, outcome.verdict.reason)
+        storing = asyncio.create_task(self._settle(entry, attempt, outcome))
+        self._storing.add(storing)
+        storing.add_done_callback(self._storing.discard)
+        # A stop that has lost its patience must not lose what is already known.
+        await asyncio.shield(storing)
+
+    async def _settle(self, entry: Entry, attempt: Attempt, outcome: Outcome) -> None:
+        if outcome.verdict.answer is Answer.RETRY:
+            await self._again(entry, attempt, outcome)
+            return
+        self._crm_is_alive()
+        state = State.CONFIRMED if outcome.verdict.answer is Answer.CONFIRMED else State.REFUSED
+        await self._outbox.record(entry.delivery.id, attempt, state)
+        self._close(entry, state, attempt)
+
+    async def _again(self, entry: Entry, attempt: Attempt, outcome: Outcome) -> None:
+        now, wall = self._clock.monotonic(), self._clock.now()
+        after_s = retry_after_s(outcome.retry_after, wall)
+        self._crm_failed(entry, attempt, after_s)
+        if now >= entry.deadline:
+            await self._outbox.record(entry.delivery.id, attempt, State.EXPIRED)
+            self._close(entry, State.EXPIRED, attempt)
+            return
+        pause = max(pause_s(entry.attempts, self._clock.jitter()), after_s or 0.0)
+        next_at = wall + timedelta(seconds=pause)
+        if await self._outbox.record(entry.delivery.id, attempt, State.QUEUED, next_at):
+            self._lanes.pause(entry, now + pause)
+        else:
+            self._lanes.remove(entry)  # dropped by hand meanwhile
+
+    async def _expire(self, entries: Sequence[Entry]) -> None:
+        if entries:
+            await self._outbox.expire([entry.delivery.id for entry in entries])
+        for entry in entries:
+            self._close(entry, State.EXPIRED, None)
+
+    def _close(self, entry: Entry, state: State, attempt: Attempt | None) -> None:
+        self._lanes.remove(entry)
+        self._settled.add(entry.delivery.id)
+        age_s = self._clock.monotonic() - entry.born
+        self._stats.outcomes[state] += 1
+        if state is State.CONFIRMED:
+            self._stats.last_confirmed_s = age_s
+        say = log.info if state is State.CONFIRMED else log.warning
+        reason = {} if state is State.CONFIRMED else {"reason": attempt.outcome if attempt else "too old to be of use"}
+        say(f"crm.{state}", **_about(entry), attempts=entry.attempts, ms=round(age_s * 1000), **reason)
+        if self._on_outcome:
+            self._on_outcome(entry.delivery, state, age_s)
+
+    def _crm_is_alive(self) -> None:
+        if self._breaker.phase is not Phase.CLOSED:
+            log.info("crm.back", waiting=len(self._lanes))
+            self._lanes.end_pauses()
+        self._breaker = self._breaker.alive()
+
+    def _crm_failed(self, entry: Entry, attempt: Attempt, after_s: float | None) -> None:
+        self._stats.failures += 1
+        self._stats.last_failure = attempt.outcome
+        before, now = self._breaker.phase, self._clock.monotonic()
+        self._breaker = self._breaker.failed_with(entry.delivery.id, now, self._clock.jitter(), after_s)
+        if before is not Phase.CLOSED:
+            return
+        if self._breaker.phase is Phase.OPEN:
+            log.warning("crm.down", reason=attempt.outcome, waiting=len(self._lanes))
+        elif entry.attempts == 1:
+            log.warning("crm.retrying", **_about(entry), reason=attempt.outcome)
+
+    async def _follow_outbox(self) -> None:
+        """Take up what `crmbridge outbox retry` has queued, forget what `crmbridge outbox drop` took away."""
+        while not self._stop.is_set():
+            await self._clock.wait(self._stop, self._clock.monotonic() + FOLLOW_OUTBOX_S)
+            before = self._lanes.ids()
+            self._settled.clear()
+            queued = await self._outbox.changes()
+            if queued is None:
+                continue
+            for delivery_id in before - {delivery.id for delivery in queued}:
+                self._lanes.remove_idle(delivery_id)
+            # What was settled while the outbox was read may still be queued in what was read.
+            self.submit(delivery for delivery in queued if delivery.id not in self._settled)
+
+
+def _about(entry: Entry) -> dict[str, str]:
+    event = entry.delivery.event
+    return {
+        "linkedid": event.linkedid,
+        "extension": event.extension,
+        "number": event.number,
+        "operation": event.kind.value,
+    }

@@ -1,0 +1,188 @@
+"""The outbox: every callback is here, on disk, before it is sent, and stays listed with how it ended.
+
+A callback's key (PBX, call, extension, kind) is unique, so the same fact is stored once, whoever reports it and however
+often. It must not know how callbacks are sent, nor when they are tried again. Always SQLite on the host's own disk: it
+has to work when the network doesn't.
+
+While the disk refuses, callbacks go on from memory (see journal.py) and are stored as soon as it is back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from crmbridge.calls.events import Attempt, CallEvent, Delivery, State
+from crmbridge.store import outbox_sql as sql
+from crmbridge.store.engine import explain, open_database, reading, sqlite_url
+from crmbridge.store.journal import DISK_RETRY_S, Journal
+from crmbridge.store.lock import sole_use
+from crmbridge.store.outbox_sql import Key, Listed, Which
+from crmbridge.store.outbox_tables import SCHEMA
+from crmbridge.store.schema import StoreError
+
+log = structlog.get_logger("crmbridge.outbox")
+
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def open_outbox(path: Path, *, sole: bool = True, disk_retry_s: float = DISK_RETRY_S) -> AsyncIterator[Outbox]:
+    """Open the outbox in this file, made if it is missing. Raises StoreError, with what to do about it.
+
+    The daemon opens it for `sole` use; commands that look, retry and drop beside it do not.
+    """
+    async with AsyncExitStack() as stack:
+        engine = await open_database(sqlite_url(path), [SCHEMA], connections=2)
+        stack.push_async_callback(engine.dispose)
+        if sole:
+            stack.enter_context(sole_use(path))
+        outbox = Outbox(engine, disk_retry_s)
+        await outbox.start()
+        stack.push_async_callback(outbox.close)
+        yield outbox
+
+
+class Outbox:
+    """All callbacks, on disk. One per file and process may add; others may look, retry and drop."""
+
+    def __init__(self, engine: AsyncEngine, disk_retry_s: float = DISK_RETRY_S) -> None:
+        """Use `open_outbox`."""
+        self._engine = engine
+        self._journal = Journal(engine, [SCHEMA], disk_retry_s)
+        self._next_id = 1
+        self._interventions = 0
+        self._unstored: dict[Key, int] = {}
+
+    async def start(self) -> None:
+        """Look where ids and interventions stand."""
+        self._next_id = 1 + await self._read(sql.last_id)
+        self._interventions = await self._read(sql.last_intervention)
+
+    async def close(self) -> None:
+        """Write what is still to be written."""
+        await self._journal.close()
+
+    @property
+    def disk_refuses(self) -> bool:
+        """Whether callbacks go on from memory at present."""
+        return self._journal.broken
+
+    async def add(self, events: Sequence[CallEvent]) -> list[Delivery]:
+        """Store these, all or none, and return those that were not there yet; they are on disk then."""
+        if not events:
+            return []
+        if not self._journal.broken:
+            self._unstored.clear()
+        deliveries = [self._numbered(sql.storable(event)) for event in events]
+
+        def operation(connection: Connection) -> list[Delivery]:
+            return sql.insert(connection, deliveries)
+
+        return await self._journal.write(operation, lambda: self._remembered(deliveries))
+
+    async def record(
+        self, delivery_id: int, attempt: Attempt, state: State, next_attempt_at: datetime | None = None
+    ) -> bool:
+        """Store an attempt and where the callback stands now.
+
+        False when it was to stay queued and somebody has dropped it meanwhile. What the CRM has confirmed or refused
+        stands, dropped or not.
+        """
+
+        def operation(connection: Connection) -> bool:
+            return sql.record(connection, delivery_id, attempt, state, next_attempt_at)
+
+        return await self._journal.write(operation, lambda: True)
+
+    async def expire(self, delivery_ids: Sequence[int]) -> None:
+        """These queued ones are too old to be of use."""
+        ids = list(delivery_ids)
+        await self._journal.write(lambda connection: sql.expire(connection, ids), lambda: None)
+
+    async def retry(self, delivery_id: int, at: datetime) -> bool:
+        """By hand: queue a refused, expired or dropped one again, with a new life. False when there is none.
+
+        Raises StoreError when the disk refuses.
+        """
+        return await self._journal.write(lambda connection: sql.retry(connection, delivery_id, at))
+
+    async def drop(self, delivery_id: int, at: datetime) -> bool:
+        """By hand: send it no more and list it no more. False when there is none.
+
+        Its key stays known, so that a reconnect to the PBX doesn't tell it after all. Raises StoreError.
+        """
+        return await self._journal.write(lambda connection: sql.drop(connection, delivery_id, at))
+
+    async def prune(self, before: datetime, limit: int = 500) -> int:
+        """Delete up to `limit` events from before then that are not queued; how many it were.
+
+        In small steps, so that a call that comes meanwhile doesn't wait long for the disk. Raises StoreError.
+        """
+        return await self._journal.write(lambda connection: sql.prune(connection, before, limit))
+
+    async def waiting(self) -> list[Delivery]:
+        """All that are queued, in the order in which they came."""
+        return await self._read(sql.waiting)
+
+    async def changes(self) -> list[Delivery] | None:
+        """All that are queued, if any were retried or dropped by hand since this was last asked; else None."""
+        if self._journal.broken:
+            return None
+        seen = self._interventions
+        try:
+            found, queued = await self._read(lambda connection: sql.changes(connection, seen))
+        except StoreError as error:
+            log.error("outbox.unreadable", reason=str(error))  # noqa: TRY400 (the message is for people)
+            return None
+        self._interventions = found
+        return queued
+
+    async def known(self, pbx: str, calls: Iterable[str]) -> set[Key]:
+        """Which facts about these calls (`CallEvent.key`s) are here: told, or about to be.
+
+        A disk that can't be read is no reason not to tell: what is remembered is the answer then, loudly.
+        """
+        wanted = {sql.clean(call) for call in calls}
+        remembered = {key for key in self._unstored if key[0] == sql.clean(pbx) and key[1] in wanted}
+        try:
+            return remembered | await self._read(lambda connection: sql.known(connection, pbx, wanted))
+        except StoreError as error:
+            log.error("outbox.unreadable", reason=str(error), effect="callbacks may be told twice")  # noqa: TRY400
+            return remembered
+
+    async def counts(self) -> dict[State, int]:
+        """How many there are in each state, without dropped ones."""
+        return await self._read(sql.counts)
+
+    async def listing(self, which: Which | None = None, limit: int = 100) -> list[Listed]:
+        """Callbacks with their last attempt, newest first."""
+        return await self._read(lambda connection: sql.listing(connection, which or Which(), limit))
+
+    async def attempts(self, delivery_id: int) -> list[Attempt]:
+        """Every try to deliver this one, oldest first."""
+        return await self._read(lambda connection: sql.attempts(connection, delivery_id))
+
+    def _numbered(self, event: CallEvent) -> Delivery:
+        # Numbered here and not by SQLite: while the disk refuses, a callback needs a number too.
+        delivery = Delivery(self._next_id, event, State.QUEUED, 0, None)
+        self._next_id += 1
+        return delivery
+
+    def _remembered(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        return [each for each in deliveries if self._unstored.setdefault(each.event.key, each.id) == each.id]
+
+    async def _read(self, query: Callable[[Connection], T]) -> T:
+        try:
+            async with reading(self._engine).connect() as connection:
+                return await connection.run_sync(query)
+        except DBAPIError as error:
+            raise StoreError(f"{self._engine.url.database} {explain(error)}") from error

@@ -1,0 +1,109 @@
+"""What tables a database must have, and how an older one is brought up to date.
+
+Each part of the store brings one `Schema`: a component's name, its tables as they are now, and the steps that made them
+so. A new database gets the tables as they are now; an older one gets the steps that it has not seen. Versions are
+counted per component, so that the outbox and the call list can lie in one database or in two, and change separately.
+
+It must not know what the tables are for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Column, Connection, Dialect, Integer, MetaData, String, Table, select
+from sqlalchemy.dialects import mysql
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+_STAMP = "%Y-%m-%dT%H:%M:%S.%fZ"
+
+
+class StoreError(Exception):
+    """The database can't be used. The message says why, and what an administrator can do."""
+
+
+class Utc(TypeDecorator[datetime]):
+    """An instant: aware UTC in Python; in SQLite text of one length, so that it sorts; DATETIME(6) in MySQL."""
+
+    impl = String(27)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """MySQL has a type for it that is shorter, and that people can reckon with."""
+        if dialect.name == "mysql":
+            return dialect.type_descriptor(mysql.DATETIME(fsp=6))
+        return dialect.type_descriptor(String(27))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | str | None:
+        """Raise ValueError for an instant that doesn't say its time zone."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("an instant without a time zone can't be stored")
+        utc = value.astimezone(UTC)
+        return utc.replace(tzinfo=None) if dialect.name == "mysql" else utc.strftime(_STAMP)
+
+    def process_result_value(self, value: datetime | str | None, dialect: Dialect) -> datetime | None:
+        """Back to aware UTC."""
+        del dialect
+        if isinstance(value, str):
+            value = datetime.strptime(value, _STAMP)  # noqa: DTZ007 (the next line but one)
+        return value.replace(tzinfo=UTC) if value else None
+
+
+Upgrade = Callable[[Connection], None]
+"""One step to the next version. Where DDL is not part of the transaction (MySQL), it must bear being run twice."""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The tables of one component of the store."""
+
+    component: str
+    tables: MetaData
+    """As they are in the current version."""
+    upgrades: tuple[Upgrade, ...] = ()
+    """From version 1 to 2, from 2 to 3, … Never changed once released: write the next one."""
+
+    @property
+    def version(self) -> int:
+        """The version that this program knows."""
+        return 1 + len(self.upgrades)
+
+
+_versions_tables = MetaData()
+_versions = Table(
+    "schema_versions",
+    _versions_tables,
+    Column("component", String(64), primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("changed_at", Utc, nullable=False),
+)
+
+
+def migrate(connection: Connection, schemas: Iterable[Schema], now: datetime) -> None:
+    """Create or upgrade the tables. Raises StoreError when the database is of a newer version than this program."""
+    _versions_tables.create_all(connection)
+    for schema in schemas:
+        _migrate_one(connection, schema, now)
+
+
+def _migrate_one(connection: Connection, schema: Schema, now: datetime) -> None:
+    ours = _versions.c.component == schema.component
+    found = connection.scalar(select(_versions.c.version).where(ours))
+    stamp = {"version": schema.version, "changed_at": now}
+    if found is None:
+        schema.tables.create_all(connection)
+        connection.execute(_versions.insert().values(component=schema.component, **stamp))
+    elif found > schema.version:
+        raise StoreError(
+            f"was written by a newer crmbridge ({schema.component} version {found}, this one knows up to "
+            f"{schema.version}): install the newer crmbridge again, or start with another database"
+        )
+    elif found < schema.version:
+        for upgrade in schema.upgrades[found - 1 :]:
+            upgrade(connection)
+        connection.execute(_versions.update().where(ours).values(**stamp))
