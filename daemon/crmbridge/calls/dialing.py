@@ -1,0 +1,171 @@
+"""Whether a click of the CRM becomes a call: once, only for whom and to where it may be, and not too often. Pure.
+
+Time is handed in (seconds of a monotonic clock), and so is what became of a click. How a call is placed, and who may
+ask over HTTP at all, is not known here.
+
+A click is known by client, extension and dialed number. While one is being placed, and for a while after it was (or may
+have been), the same click again is no second call: it shares the first one's fate. Only when the PBX has certainly
+placed nothing may it be tried again at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from enum import StrEnum
+
+from crmbridge.calls.dialable import Dialable, MalformedError, NotAllowedError
+
+
+class Code(StrEnum):
+    """Why a click is no call, as the CRM is told."""
+
+    MALFORMED = "malformed_parameter"
+    UNKNOWN_CLIENT = "unknown_client"
+    EXTENSION = "extension_not_allowed"
+    NUMBER = "number_not_allowed"
+    TOO_MANY = "too_many"
+    NOT_CONNECTED = "pbx_not_connected"
+    REFUSED = "originate_failed"
+    UNKNOWN = "originate_unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A click that is no call."""
+
+    code: Code
+    message: str
+    retry_after_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of placing a call: it was placed, or a code says why not."""
+
+    code: Code | None = None
+    """None: placed, the agent's phone is being rung. UNKNOWN: the PBX didn't answer, it may ring. Others: it was
+    certainly not placed."""
+    message: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class Click:
+    """A click that may be dialed."""
+
+    id: str
+    client_id: str
+    extension: str
+    number: str
+    """As it is dialed."""
+    at_s: float
+    result: Result | None = None
+    """None while it is being placed."""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What makes another one the same click."""
+        return (self.client_id, self.extension, self.number)
+
+
+class Dialing:
+    """Decides about clicks for one PBX."""
+
+    def __init__(
+        self,
+        *,
+        dialable: Dialable,
+        client_ids: Collection[str],
+        owns: Callable[[str, str], bool] = lambda client_id, extension: True,  # noqa: ARG005  # all own everything
+        per_extension_per_minute: int,
+        per_minute: int,
+        duplicate_window_s: float,
+    ) -> None:
+        """`owns(client_id, extension)`: whether a click by this client may ring this extension."""
+        self._dialable = dialable
+        self._client_ids = frozenset(client_ids)
+        self._owns = owns
+        self._per_extension = per_extension_per_minute
+        self._window_s = duplicate_window_s
+        self._clicks: dict[tuple[str, str, str], Click] = {}
+        self._buckets: dict[str, _Bucket] = {}
+        self._all = _Bucket(per_minute)
+
+    def __len__(self) -> int:
+        """How many clicks are remembered."""
+        return len(self._clicks)
+
+    def admit(self, *, client_id: str, extension: str, number: str, click_id: str, now_s: float) -> Click | Refusal:
+        """Decide about a click.
+
+        A Click with this `click_id` is to be placed, and then to be settled; one with another id is an earlier one
+        that this repeats.
+        """
+        if client_id not in self._client_ids:
+            return Refusal(Code.UNKNOWN_CLIENT, "no client of this PBX has this ClientId")
+        if not self._dialable.is_extension(extension) or not self._owns(client_id, extension):
+            return Refusal(Code.EXTENSION, "sExt is no extension of this client (pbx.extensions, crm.clients)")
+        try:
+            dialed = self._dialable.dialed(number)
+        except MalformedError as error:
+            return Refusal(Code.MALFORMED, f"sNumber: {error}")
+        except NotAllowedError as error:
+            return Refusal(Code.NUMBER, str(error))
+        if dialed == extension:
+            return Refusal(Code.NUMBER, "an extension can't call itself")
+        self._forget(now_s)
+        click = Click(click_id, client_id, extension, dialed, now_s)
+        return self._clicks.get(click.key) or self._start(click)
+
+    def settle(self, click: Click, result: Result, now_s: float) -> None:
+        """Note what became of a click. What was certainly not placed may be clicked again at once."""
+        click.result = result
+        click.at_s = now_s
+        if result.code not in (None, Code.UNKNOWN):
+            self._clicks.pop(click.key, None)
+
+    def _start(self, click: Click) -> Click | Refusal:
+        bucket = self._buckets.setdefault(click.extension, _Bucket(self._per_extension))
+        wait_s = max(bucket.wait_s(click.at_s), self._all.wait_s(click.at_s))
+        if wait_s > 0:
+            return Refusal(Code.TOO_MANY, "too many clicks in the last minute (dialer.per_minute and others)", wait_s)
+        bucket.take(click.at_s)
+        self._all.take(click.at_s)
+        self._clicks[click.key] = click
+        return click
+
+    def _forget(self, now_s: float) -> None:
+        """Drop what decides nothing any more. What is still being placed stays."""
+        for click in [one for one in self._clicks.values() if one.result and now_s - one.at_s >= self._window_s]:
+            del self._clicks[click.key]
+        for extension in [name for name, bucket in self._buckets.items() if bucket.is_full(now_s)]:
+            del self._buckets[extension]
+
+
+class _Bucket:
+    """A token bucket: so many at once, and so many per minute."""
+
+    __slots__ = ("_at_s", "_per_minute", "_tokens")
+
+    def __init__(self, per_minute: int) -> None:
+        self._per_minute = per_minute
+        self._tokens = float(per_minute)
+        self._at_s: float | None = None
+
+    def wait_s(self, now_s: float) -> float:
+        """How long until one more is allowed; 0 when it is now."""
+        self._fill(now_s)
+        return max(0.0, 1 - self._tokens) * 60 / self._per_minute
+
+    def take(self, now_s: float) -> None:
+        self._fill(now_s)
+        self._tokens -= 1
+
+    def is_full(self, now_s: float) -> bool:
+        self._fill(now_s)
+        return self._tokens >= self._per_minute
+
+    def _fill(self, now_s: float) -> None:
+        if self._at_s is not None:
+            self._tokens = min(self._per_minute, self._tokens + (now_s - self._at_s) * self._per_minute / 60)
+        self._at_s = now_s

@@ -1,0 +1,320 @@
+"""What a click may dial, how often, and that it is one call."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crmbridge.calls.dialable import MAX_RAW, Dialable, MalformedError, NotAllowedError
+from crmbridge.calls.dialing import Click, Code, Dialing, Refusal, Result
+
+ISRAEL = Dialable.from_settings(region="IL", extensions=r"7\d\d")
+
+
+@pytest.mark.parametrize(
+    ("written", "dialed"),
+    [
+        ("033004799", "033004799"),
+        ("03-3004799", "033004799"),
+        ("(03) 300.47.99", "033004799"),
+        ("+97233004799", "033004799"),
+        (" 97233004799", "033004799"),  # an unescaped + in a query string
+        ("97233004799", "033004799"),
+        ("0097233004799", "033004799"),
+        ("\u200e03\u201130\u200f04799\u202c", "033004799"),  # copied from a right-to-left page
+        ("\u00a003 300 4799", "033004799"),
+        ("0723456777", "0723456777"),
+        ("054-1234567", "0541234567"),
+        ("0521111111", "0521111111"),  # a range that the tables don't know (yet)
+        ("1-800-123-456", "1800123456"),
+        ("1700123456", "1700123456"),
+        ("778", "778"),
+        (" 778 ", "778"),
+    ],
+)
+def test_what_is_dialed(written: str, dialed: str) -> None:
+    assert ISRAEL.dialed(written) == dialed
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        "1900123456",  # premium rate
+        "+9721900123456",
+        "190012345",  # too short to be one, and among them
+        "+972190012345",
+        "1919123456",
+        "+442079460018",
+        "00442079460018",
+        "012442079460018",  # another international carrier's prefix
+        "+18095551234",
+        "+870773111632",  # Inmarsat
+        "+881612345678",
+        "+97910123456",
+        "*72",
+        "*721234567",
+        "#31#033004799",
+        "##",
+        "100",
+        "1",
+        "12345",
+        "888",
+        "79",
+        "7777",
+        "2079460018",
+        "00",
+        "+",
+        "03300479903300479903",
+    ],
+)
+def test_what_is_not_dialed(number: str) -> None:
+    with pytest.raises((NotAllowedError, MalformedError)):
+        ISRAEL.dialed(number)
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        "",
+        " ",
+        "+",
+        "++97233004799",
+        "033004799+",
+        "0330 04799\r\nAction: Command",
+        "033004799\x00",
+        "033004799,1",
+        "033004799&PJSIP/1900123456",
+        "033004799@from-trunk",
+        "${EXTEN}",
+        "033004799;ext=1",
+        "033004799x12",
+        "033004799|1",
+        "٠٣٣٠٠٤٧٩٩",
+        "０３３００４７９９",
+        "1-800-FLOWERS",
+        "tel:033004799",
+        "0330047990330047990330",
+        "1" * 1000,
+        "0" * (MAX_RAW + 1),
+    ],
+)
+def test_what_is_no_number(number: str) -> None:
+    with pytest.raises(MalformedError):
+        ISRAEL.dialed(number)
+
+
+def test_allow_adds_deny_takes_away_and_deny_wins() -> None:
+    rules = Dialable.from_settings(
+        region="IL",
+        extensions=r"7\d\d",
+        allow=[r"\+44\d+", r"1900\d{6}", "100"],
+        deny=[r"\+4470\d+", r"03\d+", r"779"],
+    )
+    assert rules.dialed("+44 20 7946 0018") == "+442079460018"
+    assert rules.dialed("1900123456") == "1900123456"
+    assert rules.dialed("100") == "100"
+    assert rules.dialed("778") == "778"
+    for denied in ("+447012345678", "033004799", "+97233004799", "03 300 4799", "779"):
+        with pytest.raises(NotAllowedError, match="deny_numbers"):
+            rules.dialed(denied)
+
+
+def test_a_pattern_must_match_the_whole_number() -> None:
+    rules = Dialable.from_settings(region="IL", extensions=r"7\d\d", allow=[r"1900"])
+    with pytest.raises(NotAllowedError):
+        rules.dialed("1900123456")
+
+
+def test_international_when_switched_on_is_not_for_premium_and_satellite() -> None:
+    rules = Dialable.from_settings(region="IL", extensions=r"7\d\d", international=True)
+    assert rules.dialed("00442079460018") == "+442079460018"
+    for number in ("+449098790012", "+870773111632", "+881612345678", "+97910123456", "1900123456"):
+        with pytest.raises(NotAllowedError):
+            rules.dialed(number)
+
+
+def test_countries_that_share_a_country_code() -> None:
+    rules = Dialable.from_settings(region="US", extensions=r"7\d\d")
+    assert rules.dialed("(212) 555-0123") == "2125550123"
+    for number in ("+18095551234", "8765551234", "9005551234"):  # Dominican Republic, Jamaica, premium rate
+        with pytest.raises(NotAllowedError):
+            rules.dialed(number)
+
+
+def test_a_generous_extension_pattern_does_not_open_the_world() -> None:
+    rules = Dialable.from_settings(region="IL", extensions=r".*")
+    assert rules.dialed("4321") == "4321"
+    for number in ("1900123456", "+442079460018", "00442079460018"):
+        with pytest.raises(NotAllowedError):
+            rules.dialed(number)
+
+
+def test_a_short_code_that_costs_money_is_no_extension() -> None:
+    rules = Dialable.from_settings(region="FR", extensions=r"\d{2,5}")
+    assert rules.dialed("501") == "501"
+    with pytest.raises(NotAllowedError, match="premium"):
+        rules.dialed("3200")
+
+
+@pytest.mark.parametrize(
+    "extension",
+    [
+        "",
+        "77",
+        "7777",
+        "777\n",
+        "٧٧٧",
+        "777 ",
+        "777,1",
+        "777&PJSIP/778",
+        "777/n",
+        "777@from-trunk",
+        "${X}",
+        "777\r\nAction: Hangup",
+        "7" * 1000,
+    ],
+)
+def test_what_is_no_extension(extension: str) -> None:
+    assert not ISRAEL.is_extension(extension)
+    if extension not in {"77", "7777"}:
+        assert not Dialable.from_settings(region="IL", extensions=r"(?s).*\D.*|77.*").is_extension(extension)
+
+
+@given(st.text(max_size=60) | st.text("0123456789+-*#() ,\r\n\x00${}&@٠", max_size=30))
+def test_whatever_is_asked_what_is_dialed_has_a_strict_alphabet(number: str) -> None:
+    rules = Dialable.from_settings(region="IL", extensions=r".*", international=True, allow=[r"(?s).*"])
+    try:
+        dialed = rules.dialed(number)
+    except (NotAllowedError, MalformedError):
+        return
+    assert re.fullmatch(r"\+?[0-9]{1,20}", dialed, re.ASCII)
+
+
+# Clicks
+
+
+def dialing(**other: object) -> Dialing:
+    values: dict[str, object] = {
+        "dialable": ISRAEL,
+        "client_ids": {"10", "11"},
+        "per_extension_per_minute": 3,
+        "per_minute": 5,
+        "duplicate_window_s": 10,
+    }
+    return Dialing(**(values | other))  # type: ignore[arg-type]  # a test's table
+
+
+class Clicks:
+    """Clicks with ids in order."""
+
+    def __init__(self, **other: object) -> None:
+        self.dialing = dialing(**other)
+        self.count = 0
+
+    def __call__(
+        self, number: str = "033004799", *, ext: str = "777", client: str = "10", now: float = 0.0
+    ) -> Click | Refusal:
+        self.count += 1
+        return self.dialing.admit(
+            client_id=client, extension=ext, number=number, click_id=f"click-{self.count}", now_s=now
+        )
+
+    def placed(self, number: str, now: float, ext: str = "777") -> bool:
+        """Whether this was a new call."""
+        click = self(number, ext=ext, now=now)
+        if not isinstance(click, Click) or click.id != f"click-{self.count}":
+            return False
+        self.dialing.settle(click, Result(), now)
+        return True
+
+
+def code(answer: Click | Refusal) -> Code | None:
+    return answer.code if isinstance(answer, Refusal) else None
+
+
+def test_a_click() -> None:
+    answer = Clicks()("03-3004799")
+    assert isinstance(answer, Click)
+    assert (answer.id, answer.client_id, answer.extension, answer.number) == ("click-1", "10", "777", "033004799")
+
+
+def test_refusals() -> None:
+    click = Clicks(owns=lambda client, extension: (client, extension) != ("11", "777"))
+    assert code(click(client="12")) is Code.UNKNOWN_CLIENT
+    assert code(click(ext="888")) is Code.EXTENSION
+    assert code(click(client="11")) is Code.EXTENSION
+    assert code(click(client="11", ext="778")) is None
+    assert code(click("abc")) is Code.MALFORMED
+    assert code(click("*72")) is Code.NUMBER
+    assert code(click("777")) is Code.NUMBER
+
+
+def test_the_same_click_is_one_call_while_it_is_placed_and_for_a_while_after() -> None:
+    clicks = Clicks()
+    first = clicks("033004799")
+    assert isinstance(first, Click)
+    assert clicks("+972 3 300 4799", now=500) is first, "it is still being placed"
+    clicks.dialing.settle(first, Result(), 500)
+    assert clicks("033004799", now=509.9) is first
+    assert clicks("033004799", now=510) is not first
+
+
+def test_other_clients_extensions_and_numbers_are_other_clicks() -> None:
+    clicks = Clicks()
+    same = [clicks(), clicks(client="11"), clicks(ext="778"), clicks("0541234567")]
+    assert len({one.id for one in same if isinstance(one, Click)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("result", "again"),
+    [
+        (Result(Code.NOT_CONNECTED), True),
+        (Result(Code.REFUSED), True),
+        (Result(Code.UNKNOWN), False),
+        (Result(), False),
+    ],
+)
+def test_only_what_was_certainly_not_placed_may_be_clicked_again_at_once(result: Result, again: bool) -> None:
+    clicks = Clicks()
+    first = clicks()
+    assert isinstance(first, Click)
+    clicks.dialing.settle(first, result, 1)
+    assert (clicks(now=1) is not first) == again
+
+
+def test_how_often_an_extension_may_dial() -> None:
+    clicks = Clicks(per_minute=100)
+    assert [clicks.placed(f"05412345{n}0", now=0.0) for n in range(10, 14)] == [True, True, True, False]
+    assert clicks.placed("0541234999", now=0.0, ext="778"), "another extension may"
+    refused = clicks("0541234998", now=5.0)
+    assert isinstance(refused, Refusal)
+    assert refused.code is Code.TOO_MANY
+    assert refused.retry_after_s == pytest.approx(15)
+    assert clicks.placed("0541234997", now=20.5)
+    assert not clicks.placed("0541234996", now=20.5)
+
+
+def test_how_often_all_may_dial() -> None:
+    clicks = Clicks()
+    placed = [clicks.placed("033004799", now=0.0, ext=f"70{n}") for n in range(7)]
+    assert placed == [True] * 5 + [False] * 2
+    assert clicks.placed("033004799", now=12.5, ext="709")
+
+
+def test_repetitions_and_refusals_cost_nothing() -> None:
+    clicks = Clicks(per_extension_per_minute=2)
+    for _ in range(50):
+        clicks("033004799", now=0.0)
+        clicks("1900123456", now=0.0)
+    assert clicks.placed("0541234567", now=0.0)
+    assert not clicks.placed("0541234568", now=0.0)
+
+
+def test_nothing_is_remembered_for_ever() -> None:
+    clicks = Clicks(per_extension_per_minute=1000, per_minute=100_000)
+    for n in range(500):
+        assert clicks.placed(f"0541234{n:03}", now=float(n), ext=f"7{n % 100:02}")
+    assert len(clicks.dialing) < 15
