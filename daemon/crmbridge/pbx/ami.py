@@ -60,6 +60,20 @@ class Answer:
 
     success: bool
     message: str
+    names: frozenset[str] = frozenset()
+    """Names of all its headers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What one login showed."""
+
+    version: str
+    """AMI version."""
+    fully_booted: bool
+    """Asterisk said so; it does after each login once it has started, to users with `read = system`."""
+    actions: frozenset[str]
+    """The actions that the user may use."""
 
 
 class _Protocol(AMIProtocol):  # type: ignore[misc]  # panoramisk has no types
@@ -161,18 +175,22 @@ class Ami:
                     await self._session(protocol)
                 log.warning("ami.lost", host=self._host, port=self._port)
             except (OSError, TimeoutError, NotConnectedError, ActionTimeoutError) as error:
-                log.warning("ami.unreachable", host=self._host, port=self._port, error=_explain(error))
+                log.warning("ami.unreachable", host=self._host, port=self._port, error=explain(error))
             if loop.time() - began > STABLE_S:
                 pauses = _pauses()
             pause = next(pauses)
             log.info("ami.retry", in_s=round(pause, 1))
             await asyncio.sleep(pause)
 
-    async def probe(self) -> str:
-        """Log in once and out again; the AMI version. Raises as `action` does, OSError and LoginRefusedError."""
+    async def probe(self) -> Probe:
+        """Log in once and out again. Raises LoginRefusedError, OSError, and what `action` does."""
         async with self._connection() as protocol:
             await self._login(protocol)
-            return protocol.version or "unknown"
+            may = await self._send(protocol, {"Action": "ListCommands"}, timeout_s=ACTION_TIMEOUT_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(BOOT_WAIT_S):
+                    await self._booted.wait()
+            return Probe(protocol.version or "unknown", self._booted.is_set(), may.names)
 
     async def action(self, fields: Fields, *, timeout_s: float = ACTION_TIMEOUT_S) -> Answer:
         """Send one action and wait for its answer. It is sent once, whatever happens.
@@ -208,7 +226,7 @@ class Ami:
                 await self._booted.wait()
         if not self._booted.is_set():
             log.warning("ami.no_fully_booted", hint="Asterisk still starts, or the AMI user lacks read = system")
-        self._resync(protocol)
+        self.resync()
         self._ready.set()
         keeper = asyncio.create_task(self._keep_alive(protocol))
         try:
@@ -228,10 +246,11 @@ class Ami:
                 " of that user in Asterisk's manager.conf (manager_custom.conf on FreePBX)"
             )
 
-    def _resync(self, protocol: _Protocol) -> None:
+    def resync(self) -> None:
         """Ask for all bridges and channels. The answers come as events, in order with all others, to `on_frame`."""
-        for name in ("BridgeList", "CoreShowChannels"):
-            protocol.transport.write(_encode({"Action": name}))
+        if self._protocol is not None:
+            for name in ("BridgeList", "CoreShowChannels"):
+                self._protocol.transport.write(_encode({"Action": name}))
 
     async def _keep_alive(self, protocol: _Protocol) -> None:
         """A connection that looks open may be dead: ask, and end it where no answer comes."""
@@ -259,7 +278,7 @@ class Ami:
             raise ActionTimeoutError(f"Asterisk did not answer {fields['Action']} within {timeout_s:g} s") from None
         finally:
             protocol.responses.pop(action.id, None)
-        return Answer(success=bool(message.success), message=str(message.message))
+        return Answer(success=bool(message.success), message=str(message.message), names=frozenset(message))
 
     def _on_frame(self, frame: Frame) -> None:
         event = frame.get("Event")
@@ -278,7 +297,8 @@ def _pauses() -> Iterator[float]:
         pause = min(pause * 2, LONGEST_PAUSE_S)
 
 
-def _explain(error: BaseException) -> str:
+def explain(error: BaseException) -> str:
+    """What a connection error means, and where to look."""
     if isinstance(error, TimeoutError):
         return "no answer: does Asterisk run there, and does a firewall let us through?"
     if isinstance(error, ConnectionRefusedError):

@@ -216,15 +216,14 @@ def attempts(connection: Connection, delivery_id: int) -> list[Attempt]:
 
 def _narrowed(query: Select[Any], which: Which) -> Select[Any]:
     columns = callbacks.c
-    given = (
-        (which.state, columns.state == which.state),
-        (which.extension, columns.extension == which.extension),
-        (which.number, columns.number == which.number),
-        (which.call, or_(columns.call == which.call, columns.linkedid == which.call)),
-        (which.since, columns.at >= which.since),
-        (which.until, columns.at < which.until),
-    )
-    wanted = [condition for value, condition in given if value is not None]
+    equal = ((columns.state, which.state), (columns.extension, which.extension), (columns.number, which.number))
+    wanted = [column == value for column, value in equal if value is not None]
+    if which.call is not None:
+        wanted.append(or_(columns.call == which.call, columns.linkedid == which.call))
+    if which.since is not None:
+        wanted.append(columns.at >= which.since)
+    if which.until is not None:
+        wanted.append(columns.at < which.until)
     dropped = columns.dropped_at.is_not(None) if which.dropped else columns.dropped_at.is_(None)
     return query.where(and_(dropped, *wanted))
 

@@ -1,0 +1,138 @@
+"""Tries each link of the chain for real, and says in words what to do about those that fail. Changes nothing."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import aiohttp
+
+from crmbridge import app
+from crmbridge.config import Settings
+from crmbridge.pbx.ami import ActionTimeoutError, Ami, LoginRefusedError, NotConnectedError, explain
+from crmbridge.store.outbox import open_outbox
+from crmbridge.store.schema import StoreError
+
+NEEDED_ACTIONS = {"Originate": "originate or call", "CoreShowChannels": "reporting"}
+"""AMI actions that the bridge uses, and the write class that allows each (main/manager.c)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One link of the chain, as it was found."""
+
+    name: str
+    ok: bool
+    found: str
+    """What was found; where it fails, what to do."""
+
+
+async def all_links(settings: Settings) -> list[Link]:
+    """Try them all, one after the other."""
+    results = [Link("settings", ok=True, found="no mistakes")]
+    results.append(await _state(settings))
+    results.extend([link async for link in _ami(settings)])
+    results.append(await _crm(settings))
+    results.append(_http(settings))
+    return results
+
+
+async def _state(settings: Settings) -> Link:
+    path = settings.store.state_dir / "outbox.db"
+    try:
+        if not path.exists():
+            return _folder(settings)
+        async with open_outbox(path, sole=False) as outbox:
+            counts = await outbox.counts()
+    except StoreError as error:
+        return Link("outbox", ok=False, found=str(error))
+    return Link("outbox", ok=True, found=", ".join(f"{n} {state}" for state, n in counts.items() if n) or "empty")
+
+
+def _folder(settings: Settings) -> Link:
+    """A check must not leave files of the wrong owner behind: where there is no outbox yet, none is made."""
+    folder = settings.store.state_dir
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        return Link("outbox", ok=False, found=f"{existing} can't be written by this user: see store.state_dir")
+    return Link("outbox", ok=True, found=f"none yet; it will be made in {folder}")
+
+
+async def _ami(settings: Settings) -> AsyncIterator[Link]:
+    ami = Ami(
+        host=settings.ami.host,
+        port=settings.ami.port,
+        username=settings.ami.username,
+        secret=settings.ami.secret.get_secret_value(),
+        wanted=(),
+        on_frame=lambda frame, at: None,  # noqa: ARG005  # nothing is wanted
+        tls=app.ami_tls(settings),
+    )
+    where = f"{settings.ami.host}:{settings.ami.port}"
+    try:
+        probe = await ami.probe()
+    except LoginRefusedError as error:
+        yield Link("AMI", ok=False, found=str(error))
+        return
+    except (OSError, TimeoutError, NotConnectedError, ActionTimeoutError) as error:
+        yield Link("AMI", ok=False, found=f"{where}: {explain(error)}")
+        return
+    yield Link("AMI", ok=True, found=f"logged in at {where} as {settings.ami.username}, AMI version {probe.version}")
+    missing = sorted({write for action, write in NEEDED_ACTIONS.items() if action not in probe.actions})
+    if missing:
+        yield Link("AMI rights", ok=False, found=f"add to this user's write = in manager.conf: {', '.join(missing)}")
+    elif not probe.fully_booted:
+        hint = "no FullyBooted event: Asterisk still starts, or this user's read = in manager.conf lacks system"
+        yield Link("AMI rights", ok=False, found=hint)
+    else:
+        yield Link("AMI rights", ok=True, found=f"may use {', '.join(NEEDED_ACTIONS)}; sees system events")
+
+
+async def _crm(settings: Settings) -> Link:
+    """Ask the CRM's address for nothing: any HTTP answer shows that it is there."""
+    url = str(settings.crm.url)
+    try:
+        timeout = aiohttp.ClientTimeout(total=settings.crm.timeout_s)
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.get(url, allow_redirects=False) as answer,
+        ):
+            status, target = answer.status, answer.headers.get("Location", "")
+    except ssl.SSLError as error:
+        return Link("CRM", ok=False, found=f"{url}: its certificate is not accepted ({error})")
+    except TimeoutError:
+        return Link("CRM", ok=False, found=f"{url}: no answer within {settings.crm.timeout_s:g} s")
+    except (aiohttp.ClientError, OSError) as error:
+        return Link("CRM", ok=False, found=f"{url}: {error}; check crm.url, DNS and the firewall")
+    if 300 <= status < 400:
+        return Link("CRM", ok=False, found=f"{url} redirects to {target}: set crm.url to the new address")
+    if status == 404 or status >= 500:
+        return Link("CRM", ok=False, found=f"{url} answers HTTP {status}: check crm.url, ask the CRM's people")
+    return Link("CRM", ok=True, found=f"{url} answers (HTTP {status})")
+
+
+def _http(settings: Settings) -> Link:
+    """Either our daemon listens there, or it could."""
+    host, port = app.listen_address(settings)
+    where = settings.http.listen
+    try:
+        info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except OSError as error:
+        return Link("dialer", ok=False, found=f"http.listen {where}: {error.strerror}")
+    with socket.socket(info[0], info[1]) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(info[4])
+        except OSError as error:
+            in_use = f"{where} is in use: by crmbridge itself if it runs (see {where}/healthz)"
+            return Link("dialer", ok=_answers(info), found=in_use if _answers(info) else f"{where}: {error.strerror}")
+    return Link("dialer", ok=True, found=f"{where} is free; crmbridge does not run yet")
+
+
+def _answers(info: tuple[int, int, int, str, tuple[object, ...]]) -> bool:
+    with socket.socket(info[0], info[1]) as probe:
+        probe.settimeout(2)
+        return probe.connect_ex(info[4]) == 0

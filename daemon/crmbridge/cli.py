@@ -1,0 +1,197 @@
+"""The commands. Each turns what can go wrong into one clear line on standard error and an exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from pydantic import SecretStr
+from rich.console import Console
+from rich.table import Table
+
+from crmbridge import __version__, app, checks, config, log
+from crmbridge.calls.events import CallEvent
+from crmbridge.calls.tracker import Tracker
+from crmbridge.config import ConfigError, NumberSettings, PbxSettings, Settings
+from crmbridge.demo import show
+from crmbridge.pbx.ami import LoginRefusedError
+from crmbridge.pbx.wire import FrameReader
+from crmbridge.store.schema import StoreError
+
+EX_UNAVAILABLE, EX_IOERR, EX_NOPERM, EX_CONFIG = 69, 74, 77, 78
+"""Exit codes as in sysexits.h: nothing to be had, disk, not let in, settings."""
+
+_CHUNK = 1 << 16
+_PIPE_WIDTH = 120
+"""Columns of a table that goes to a file or a pipe."""
+
+cli = typer.Typer(
+    help="Joins an Asterisk PBX to the FixDigital CRM.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+config_cli = typer.Typer(help="The settings.", no_args_is_help=True)
+cli.add_typer(config_cli, name="config")
+
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The settings file.", metavar="FILE")]
+JsonOption = Annotated[bool, typer.Option("--json", help="For a program to read.")]
+
+
+def main() -> None:
+    """Entry point of the `crmbridge` command."""
+    cli()
+
+
+@cli.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@cli.command()
+def run(config_file: ConfigOption = config.DEFAULT_FILE) -> None:
+    """Be the bridge, until SIGTERM or SIGINT."""
+    settings = _load(config_file)
+    log.configure(level=settings.log.level, form=settings.log.format, mask_numbers=settings.log.mask_numbers)
+    _until_stopped(lambda stop: app.run(settings, stop))
+
+
+@cli.command()
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="Play each recorded call once, compare, and end.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the bridge's own log lines, too.")] = False,
+) -> None:
+    """See it work without a PBX: recorded real calls, the real bridge, and a CRM that shows what it is told."""
+    log.configure(level="info" if verbose else "error", form="console", mask_numbers=False)
+    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+    if once:
+        ended = asyncio.run(show.once(console))
+        raise typer.Exit(0 if ended else 1)
+    _until_stopped(lambda stop: show.forever(console, stop))
+
+
+@cli.command()
+def replay(
+    traces: Annotated[list[Path], typer.Argument(help="Raw AMI bytes, as they came from the socket; - is stdin.")],
+    config_file: Annotated[Path | None, typer.Option("--config", "-c", metavar="FILE")] = None,
+) -> None:
+    """Print the callbacks that a recording would lead to, one JSON object a line. Nothing is sent."""
+    for trace in traces:
+        tracker = _tracker(config_file)
+        reader = FrameReader(Tracker.EVENTS)
+        try:
+            with sys.stdin.buffer if str(trace) == "-" else trace.open("rb") as file:
+                while chunk := file.read(_CHUNK):
+                    for frame in reader.feed(chunk):
+                        for event in tracker.handle(frame, datetime.now(UTC)):
+                            typer.echo(json.dumps(_as_callback(event), ensure_ascii=False))
+        except OSError as error:
+            _fail(f"{trace} can't be read: {error.strerror}", EX_IOERR)
+
+
+@cli.command()
+def check(config_file: ConfigOption = config.DEFAULT_FILE, as_json: JsonOption = False) -> None:
+    """Try each link of the chain, from the settings to the CRM, and say what to do about those that fail."""
+    log.configure(level="error", form="console", mask_numbers=False)
+    try:
+        results = asyncio.run(checks.all_links(config.load(config_file)))
+    except ConfigError as error:
+        results = [checks.Link("settings", ok=False, found=str(error))]
+    if as_json:
+        typer.echo(json.dumps([{"link": r.name, "ok": r.ok, "found": r.found} for r in results], ensure_ascii=False))
+    else:
+        table = Table("", "link", "found", show_edge=False)
+        for result in results:
+            table.add_row("[green]ok[/]" if result.ok else "[red]FAIL[/]", result.name, result.found)
+        Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)
+    if not all(result.ok for result in results):
+        raise typer.Exit(1)
+
+
+@config_cli.command("show")
+def config_show(config_file: ConfigOption = config.DEFAULT_FILE) -> None:
+    """Print the settings as they are in force, defaults included, secrets hidden."""
+    settings = _load(config_file)
+    typer.echo(json.dumps(_plain(settings.model_dump()), indent=2, ensure_ascii=False))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    if isinstance(value, SecretStr):
+        return "(hidden)"
+    return value if isinstance(value, bool | int | float | None) else str(value)
+
+
+def _tracker(config_file: Path | None) -> Tracker:
+    """The tracker of these settings; without any, of the defaults and the questionnaire's client."""
+    settings = _load(config_file) if config_file else None
+    pbx = settings.pbx if settings else PbxSettings()
+    clients = (settings.crm.client_id, settings.crm.clients) if settings else ("10", [])
+    numbers = settings.numbers if settings else NumberSettings()
+    return app.build_tracker(pbx, app.build_endpoints(pbx), app.build_clients(*clients), app.build_numbers(numbers))
+
+
+def _as_callback(event: CallEvent) -> dict[str, str]:
+    return {
+        "operation": event.kind.value,
+        "sExt": event.extension,
+        "sNumber": event.number,
+        "ClientId": event.client_id,
+        "linkedid": event.linkedid,
+        "uniqueid": event.call,
+    }
+
+
+def _load(file: Path) -> Settings:
+    try:
+        return config.load(file)
+    except ConfigError as error:
+        _fail(str(error), EX_CONFIG)
+
+
+def _until_stopped(what: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+    async def until_stopped() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await what(stop)
+
+    _explained(until_stopped())
+
+
+def _explained(work: Coroutine[Any, Any, None]) -> None:
+    """Run, and turn the troubles that an administrator can mend into one line and an exit code."""
+    try:
+        asyncio.run(work)
+    except* LoginRefusedError as refused:
+        _fail(_first(refused), EX_NOPERM)
+    except* StoreError as trouble:
+        _fail(_first(trouble), EX_IOERR)
+    except* app.ListenError as trouble:
+        _fail(_first(trouble), EX_UNAVAILABLE)
+
+
+def _first(group: BaseExceptionGroup[Any]) -> str:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    typer.echo(f"crmbridge: {message}", err=True)
+    raise typer.Exit(code)

@@ -1,0 +1,112 @@
+"""The one path from the PBX's events to the outbox: in order, never blocking the reader, nothing dropped silently.
+
+Frames are taken as they are read and worked off in batches by one task: tracker, outbox (one commit for the whole
+batch), sender. Call records go their own way, so that a call list that is slow holds up no popup.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+
+import structlog
+
+from crmbridge.calls.events import CallEvent, Delivery, Kind
+from crmbridge.calls.tracker import Tracker
+
+log = structlog.get_logger("crmbridge.calls")
+
+Frame = Mapping[str, str]
+
+LONGEST_LAG = 200_000
+"""Frames waiting to be worked off (some 100 MB) before we rather ask the PBX for its channels anew."""
+
+_TRANSITIONS = {Kind.RING: "call.rings", Kind.ANSWER: "call.answered"}
+
+
+class Intake:
+    """Takes the frames of one PBX."""
+
+    def __init__(
+        self,
+        *,
+        tracker: Tracker,
+        store: Callable[[Sequence[CallEvent]], Awaitable[list[Delivery]]],
+        send: Callable[[Sequence[Delivery]], None],
+        others: Mapping[str, Callable[[Frame], None]],
+        resync: Callable[[], None],
+    ) -> None:
+        """`store` has call events on disk when it returns, and gives back the new ones; `send` takes those on.
+
+        `others`: what to do with events that are not the tracker's, by name. `resync` asks the PBX to list its
+        channels, for when we could not keep up.
+        """
+        self._tracker = tracker
+        self._store = store
+        self._send = send
+        self._others = others
+        self._resync = resync
+        self._waiting: list[tuple[Frame, datetime]] = []
+        self._arrived = asyncio.Event()
+
+    @property
+    def lag(self) -> int:
+        """Frames that were read and not yet worked off."""
+        return len(self._waiting)
+
+    def take(self, frame: Frame, at: datetime) -> None:
+        """Take a frame that was read at this instant. Returns at once."""
+        if len(self._waiting) >= LONGEST_LAG:
+            log.error("intake.overrun", dropped=len(self._waiting), hint="the disk or the CPU can't keep up; resyncing")
+            self._waiting.clear()
+            self._resync()
+        self._waiting.append((frame, at))
+        self._arrived.set()
+
+    async def run(self) -> None:
+        """Work off what comes, until cancelled."""
+        while True:
+            await self._arrived.wait()
+            await self.drain()
+
+    async def drain(self) -> None:
+        """Work off what has come."""
+        self._arrived.clear()
+        batch, self._waiting = self._waiting, []
+        events = [event for frame, at in batch for event in self._understand(frame, at)]
+        for endpoint, context in self._tracker.strangers():
+            log.warning(
+                "pbx.unknown_line",
+                endpoint=endpoint,
+                context=context,
+                hint="not told to the CRM: add it to pbx.trunks or pbx.endpoints, or its context to inbound_contexts",
+            )
+        if not events:
+            return
+        new = await self._store(events)
+        self._send(new)
+        for delivery in new:
+            _say(delivery.event)
+
+    def _understand(self, frame: Frame, at: datetime) -> list[CallEvent]:
+        other = self._others.get(frame.get("Event", ""))
+        try:
+            if other is not None:
+                other(frame)
+                return []
+            return self._tracker.handle(frame, at)
+        except Exception:
+            # One event that nobody understands must not cost the popups of the calls behind it.
+            log.exception("intake.event_failed", frame=dict(frame))
+            return []
+
+
+def _say(event: CallEvent) -> None:
+    log.info(
+        _TRANSITIONS[event.kind],
+        extension=event.extension,
+        number=event.number,
+        client_id=event.client_id,
+        linkedid=event.linkedid,
+    )
