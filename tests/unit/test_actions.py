@@ -138,8 +138,10 @@ _LIKE_IT = st.text("0123456789abcXYZ._-+", min_size=1, max_size=12)
 
 
 _FIELDS = ("extension", "number", "context", "channel_id", "channel", "caller_id")
-_VALUES = dict.fromkeys(_FIELDS, _HOSTILE | _LIKE_IT)
-_VARIABLES = {"variables": st.lists(_HOSTILE | _LIKE_IT.map(lambda text: f"A={text}"), max_size=3)}
+_VALUES: dict[str, st.SearchStrategy[object]] = dict.fromkeys(_FIELDS, _HOSTILE | _LIKE_IT)
+_VARIABLES: dict[str, st.SearchStrategy[object]] = {
+    "variables": st.lists(_HOSTILE | _LIKE_IT.map(lambda text: f"A={text}"), max_size=3)
+}
 
 
 @given(st.fixed_dictionaries({}, optional=_VALUES | _VARIABLES))

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 
 MAX_LENGTH = 150
-"""Characters kept of any value: AST_MAX_UNIQUEID, the longest that Asterisk puts into a record's key."""
+"""Characters kept of a value: AST_MAX_UNIQUEID, the longest that Asterisk puts into a record's key."""
+
+LONGEST_PATH = 255
+"""Characters kept of a recording's name: the CDR table of FreePBX has as many."""
 
 _EPOCH = re.compile(r"(?<![0-9])[0-9]{10}(?![0-9])", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -57,7 +60,8 @@ def from_event(event: Mapping[str, str], *, pbx: str, timezone: tzinfo) -> Cdr:
     linkedid, a call through Local channels falls apart into its records. Raises ValueError where the event has no
     unique id or no readable start.
     """
-    mapped = {name.lower(): _CONTROL.sub("", value)[:MAX_LENGTH] for name, value in event.items()}
+    clean = {name.lower(): _CONTROL.sub("", value)[:LONGEST_PATH] for name, value in event.items()}
+    mapped = {name: value[:MAX_LENGTH] for name, value in clean.items()}
     uniqueid = mapped.get("uniqueid", "")
     if not uniqueid:
         raise ValueError("a Cdr event without UniqueID")
@@ -81,7 +85,7 @@ def from_event(event: Mapping[str, str], *, pbx: str, timezone: tzinfo) -> Cdr:
         end_at=_instant(mapped.get("endtime", ""), timezone, answer_at or start_at),
         billsec_s=_count(mapped.get("billableseconds", ""), otherwise=0),
         disposition=mapped.get("disposition", "").upper(),
-        recordingfile=mapped.get("recordingfile", ""),
+        recordingfile=clean.get("recordingfile", ""),
     )
 
 

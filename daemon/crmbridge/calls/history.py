@@ -72,12 +72,19 @@ class CallRow:
     incoming: bool
 
 
+class Position(NamedTuple):
+    """A place in the call list, which stays where it is when calls come in."""
+
+    epoch_s: int
+    id: int
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """Some lines of the call list, newest first."""
 
     rows: list[CallRow]
-    cursor: str | None
+    after: Position | None
     """Where the next page begins, None on the last one."""
 
 

@@ -1,0 +1,155 @@
+"""One HTTP connection, and the line that is logged for each request.
+
+What aiohttp answers by itself (broken requests, its own errors) is made to look like all our answers, and without its
+version. It must not know what is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from http import HTTPStatus
+from urllib.parse import unquote_plus
+
+import structlog
+from aiohttp import web
+from aiohttp.abc import AbstractAccessLogger
+
+from crmbridge.web.access import Access
+from crmbridge.web.answers import problem_of
+
+log = structlog.get_logger("crmbridge.http")
+
+CLIENT = web.RequestKey("client", str)
+"""The address of who asks, once that is known."""
+
+MOST_CONNECTIONS = 256
+"""At once, from those who may ask; each costs a file descriptor and some 50 kB."""
+MOST_STRANGERS = 16
+"""At once, from addresses that would only be told that they may not ask."""
+IDLE_S = 30.0
+"""How long a connection may be idle, or take to send a request's head."""
+LINGER_S = 2.0
+"""How long a body that nobody wants is read on, so that the client reads our answer before its write fails."""
+LONGEST_QUERY_LOGGED = 300
+
+_HIDDEN = "***"
+
+
+class Connections:
+    """Makes connections for a server, not more than it can bear."""
+
+    def __init__(self, server: web.Server, access: Access, hidden_parameters: Collection[str]) -> None:
+        self._server = server
+        self._access = access
+        self._log_class = access_log(hidden_parameters)
+        self._open: dict[Connection, bool] = {}
+        self.loop = asyncio.get_running_loop()
+
+    def __call__(self) -> Connection:
+        """A new connection's protocol, for `create_server`."""
+        return Connection(self, self._server, self._log_class)
+
+    def admit(self, connection: Connection, peer: str | None) -> bool:
+        """Take up a connection, or say that there are too many of its kind."""
+        known = self._access.may_connect(peer)
+        most = MOST_CONNECTIONS if known else MOST_STRANGERS
+        if sum(1 for kind in self._open.values() if kind is known) >= most:
+            log.warning("http.too_many_connections", address=peer, most=most)
+            return False
+        self._open[connection] = known
+        return True
+
+    def gone(self, connection: Connection) -> None:
+        """Forget a connection."""
+        self._open.pop(connection, None)
+
+
+class Connection(web.RequestHandler):
+    """aiohttp's protocol, with our limits and our answers."""
+
+    def __init__(self, owner: Connections, server: web.Server, log_class: type[AbstractAccessLogger]) -> None:
+        super().__init__(
+            server,
+            loop=owner.loop,
+            keepalive_timeout=IDLE_S,
+            max_headers=64,
+            lingering_time=LINGER_S,
+            access_log_class=log_class,
+        )
+        self._owner = owner
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Refuse what is too much before anything is spent on it."""
+        if self._owner.admit(self, peer_of(transport)):
+            super().connection_made(transport)
+        elif isinstance(transport, asyncio.WriteTransport):
+            transport.abort()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The other end, or we, have closed it."""
+        self._owner.gone(self)
+        super().connection_lost(exc)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002  # quotes what was sent, which may hold a password
+    ) -> web.StreamResponse:
+        """Answer what never reached a handler."""
+        if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            log.warning("http.malformed", address=request.remote, error=type(exc).__name__)
+        else:
+            log.error("http.failed", address=request.remote, exc_info=exc)
+        if request.writer.output_size > 0:
+            raise ConnectionError("a part of the answer is sent already")
+        response = problem_of(status).answer()
+        response.force_close()
+        return response
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send the answer. What aiohttp raised outside of our middleware (Expect) is made like ours."""
+        if isinstance(resp, web.HTTPException) and resp.status >= HTTPStatus.BAD_REQUEST:
+            resp = problem_of(resp.status).answer()
+        if not resp.prepared:
+            resp.headers["Server"] = "crmbridge"
+        return await super().finish_response(request, resp, start_time)
+
+
+def peer_of(transport: asyncio.BaseTransport | None) -> str | None:
+    """The address at the other end."""
+    peer = transport.get_extra_info("peername") if transport else None
+    return str(peer[0]) if isinstance(peer, tuple) else None
+
+
+def access_log(hidden_parameters: Collection[str]) -> type[AbstractAccessLogger]:
+    """A class (so aiohttp wants it) that logs one line for each request; values of these parameters don't show."""
+    hidden = frozenset(name.lower() for name in hidden_parameters)
+
+    class AccessLog(AbstractAccessLogger):
+        def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
+            log.info(
+                "http.request",
+                address=request.get(CLIENT) or request.remote,
+                method=request.method,
+                path=request.rel_url.raw_path[:LONGEST_QUERY_LOGGED],
+                query=shown_query(request.rel_url.raw_query_string, hidden),
+                status=response.status,
+                duration_ms=round(time * 1000, 1),
+            )
+
+    return AccessLog
+
+
+def shown_query(raw: str, hidden: Collection[str]) -> str:
+    """A query string for the log, percent-encoded as it came, without the values of these (lower-case) parameters."""
+    pairs = [pair.partition("=") for pair in raw.split("&")]
+    shown = [
+        name + equals + (_HIDDEN if unquote_plus(name).strip().lower() in hidden else value)
+        for name, equals, value in pairs
+    ]
+    return "&".join(shown)[:LONGEST_QUERY_LOGGED]

@@ -1,0 +1,153 @@
+"""Click to call: the CRM's request becomes an Originate, once.
+
+`GET` or `POST` (query or form) `/dialer/sodialer.php?sExt=777&sNumber=033004799&ClientId=10` rings the agent's phone
+777; when the agent answers, the PBX dials the number. The client's own example has the port behind the path, so
+`/dialer/sodialer.php:6560` is the same. The answer comes when the PBX has taken the order, not when somebody answers.
+
+Errors, besides those of every request: 400 `missing_parameter`, `malformed_parameter`; 403 `unknown_client`,
+`extension_not_allowed`, `number_not_allowed`; 429 `too_many` (with Retry-After); 502 `originate_failed`; 503
+`pbx_not_connected`; 504 `originate_unknown` (the PBX did not answer in time: the phone may ring).
+
+What may be dialed is `calls.dialing`'s business, how a call is placed that of the function handed in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterable
+
+import structlog
+from aiohttp import web
+
+from crmbridge.calls.dialing import Click, Code, Dialing, Refusal, Result
+from crmbridge.web import parameters
+from crmbridge.web.answers import ProblemError, answer
+from crmbridge.web.connection import CLIENT
+
+log = structlog.get_logger("crmbridge.dialer")
+
+Originate = Callable[[str, str, str], Awaitable[Result]]
+"""Extension, number as dialed, click id → what became of it. Should not raise."""
+
+PLACE_S = 15.0
+"""How long placing may take at most, should what is handed in not have a limit of its own."""
+
+_STATUS = {
+    Code.MALFORMED: 400,
+    Code.UNKNOWN_CLIENT: 403,
+    Code.EXTENSION: 403,
+    Code.NUMBER: 403,
+    Code.TOO_MANY: 429,
+    Code.REFUSED: 502,
+    Code.NOT_CONNECTED: 503,
+    Code.UNKNOWN: 504,
+}
+_CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_EXTENSION = re.compile(r"[A-Za-z0-9._-]{1,40}", re.ASCII)
+
+
+def new_click_id() -> str:
+    """An id for a click, which becomes the call's Linkedid: 25 of the 30 characters that fit, the first ones the time.
+
+    Like Asterisk's own ids it holds epoch seconds, which settle the hour that a clock change repeats.
+    """
+    return f"crm-{int(time.time())}.{secrets.token_hex(5)}"
+
+
+class Dialer:
+    """Serves click to call."""
+
+    needs_credentials = True
+
+    def __init__(
+        self,
+        *,
+        dialing: Dialing,
+        originate: Originate,
+        clock: Callable[[], float] = time.monotonic,
+        click_id: Callable[[], str] = new_click_id,
+    ) -> None:
+        """`clock`: seconds of a monotonic clock."""
+        self._dialing = dialing
+        self._originate = originate
+        self._clock = clock
+        self._click_id = click_id
+        self._under_way: dict[str, asyncio.Task[Result]] = {}
+
+    def routes(self) -> Iterable[web.RouteDef]:
+        """The client's path, with and without the port that its example has behind it. HEAD does not dial."""
+        for path in ("/dialer/sodialer.php", "/dialer/sodialer.php:{port:[0-9]{1,5}}"):
+            yield web.get(path, self._click, allow_head=False)
+            yield web.post(path, self._click)
+
+    async def close(self) -> None:
+        """Give up waiting for the PBX about clicks under way. Nothing that was not sent is sent later."""
+        tasks = list(self._under_way.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _click(self, request: web.Request) -> web.Response:
+        values = await parameters.read(request)
+        extension = parameters.required(values, "sExt")
+        number = parameters.required(values, "sNumber")
+        client_id = parameters.required(values, "ClientId")
+        if not _EXTENSION.fullmatch(extension):
+            raise parameters.malformed("sExt", "is no extension: letters, digits, dot, dash and underscore")
+        if not _CLIENT_ID.fullmatch(client_id):
+            raise parameters.malformed("ClientId", "is no client's id: letters, digits, dot, dash and underscore")
+        click_id = self._click_id()
+        click = self._dialing.admit(
+            client_id=client_id, extension=extension, number=number, click_id=click_id, now_s=self._clock()
+        )
+        bound = log.bind(
+            address=request.get(CLIENT), client_id=client_id, extension=extension, number=ascii(number)[1:-1]
+        )
+        if isinstance(click, Refusal):
+            bound.warning("dialer.refused", code=click.code.value, reason=click.message)
+            raise _problem(click.code, click.message, click.retry_after_s)
+        result = await self._result(click, new=click.id == click_id)
+        bound.info(
+            "dialer.repeated" if click.id != click_id else "dialer.failed" if result.code else "dialer.placed",
+            click=click.id,
+            dialed=click.number,
+            code=result.code and result.code.value,
+            reason=result.message or None,
+        )
+        if result.code:
+            raise _problem(result.code, result.message)
+        return answer({"success": True, "result": []})
+
+    async def _result(self, click: Click, *, new: bool) -> Result:
+        """What became of a click; the same for all requests that are the same click."""
+        if new:
+            task = asyncio.create_task(self._place(click), name=f"click {click.id}")
+            self._under_way[click.id] = task
+            task.add_done_callback(lambda _: self._under_way.pop(click.id, None))
+        if click.result is None:
+            # A request that is given up must not take the others' click along.
+            await asyncio.wait([self._under_way[click.id]])
+        return click.result or Result(Code.UNKNOWN, "the bridge was stopped before the PBX answered")
+
+    async def _place(self, click: Click) -> Result:
+        result = Result(Code.UNKNOWN, "it is not known whether the PBX has placed the call; the phone may ring")
+        try:
+            async with asyncio.timeout(PLACE_S):
+                result = await self._originate(click.extension, click.number, click.id)
+        except TimeoutError:
+            pass
+        except Exception:
+            # It is not known how far it came; the click must not be dialed twice for that.
+            log.exception("dialer.broken", click=click.id)
+        finally:
+            self._dialing.settle(click, result, self._clock())
+        return result
+
+
+def _problem(code: Code, message: str, retry_after_s: float = 0) -> ProblemError:
+    headers = {"Retry-After": str(math.ceil(retry_after_s))} if retry_after_s else None
+    return ProblemError(_STATUS[code], code.value, message or code.value, headers)

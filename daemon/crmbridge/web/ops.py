@@ -1,0 +1,39 @@
+"""For whoever watches the bridge: does it live (`/healthz`), does it work (`/readyz`)?
+
+Without credentials, for addresses on the list and for this machine itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from aiohttp import web
+
+from crmbridge.web.answers import answer
+
+
+class Ops:
+    """Serves health and readiness."""
+
+    needs_credentials = False
+
+    def __init__(self, troubles: Callable[[], Sequence[str]]) -> None:
+        """`troubles`: why the bridge can't do its work at present, in an administrator's words; nothing when it can."""
+        self._troubles = troubles
+
+    def routes(self) -> Iterable[web.RouteDef]:
+        """HEAD is answered too: monitors use it."""
+        yield web.get("/healthz", self._healthz)
+        yield web.get("/readyz", self._readyz)
+
+    async def close(self) -> None:
+        """Nothing is under way."""
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        del request
+        return answer({"success": True})
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        del request
+        troubles = list(self._troubles())
+        return answer({"success": not troubles, "reasons": troubles}, status=503 if troubles else 200)

@@ -1,0 +1,68 @@
+"""The parameters of a request: query and form together, each at most once.
+
+Twice the same parameter is refused, since proxies, frameworks and we might take different ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from aiohttp import web
+from multidict import MultiDict, MultiMapping
+
+from crmbridge.web.answers import ProblemError
+
+BODY_S = 10.0
+"""How long a client may take to send its form."""
+LONGEST_VALUE = 200
+"""Characters; nothing that we take is near it."""
+
+
+async def read(request: web.Request) -> MultiMapping[str]:
+    """All parameters, of the query and of a form. Raises ProblemError for a body that can't be read."""
+    values: MultiDict[str] = MultiDict(request.query)
+    if not request.can_read_body:
+        return values
+    try:
+        async with asyncio.timeout(BODY_S):
+            form = await request.post()
+    except TimeoutError:
+        raise ProblemError(408, "request_timeout", f"the body did not come within {BODY_S:g} seconds") from None
+    except (ValueError, LookupError, AssertionError, ConnectionError, web.RequestPayloadError):
+        raise ProblemError(400, "bad_request", "the body is no form that can be read") from None
+    for name, value in form.items():
+        if not isinstance(value, str):
+            raise malformed(name, "is a file")
+        values.add(name, value)
+    return values
+
+
+def required(values: MultiMapping[str], name: str) -> str:
+    """A parameter that must be there. Raises ProblemError."""
+    value = optional(values, name)
+    if not value:
+        raise ProblemError(400, "missing_parameter", f"{name} is missing or empty")
+    return value
+
+
+def optional(values: MultiMapping[str], name: str) -> str | None:
+    """A parameter that may be there. Raises ProblemError where it is there twice, or too long."""
+    given = values.getall(name, [])
+    if len(given) > 1:
+        raise malformed(name, "is given more than once")
+    if given and len(given[0]) > LONGEST_VALUE:
+        raise malformed(name, f"is longer than {LONGEST_VALUE} characters")
+    return given[0] if given else None
+
+
+def known(values: Mapping[str, str], names: frozenset[str]) -> None:
+    """Raise ProblemError where there is a parameter that has no meaning: a misspelt filter must not be ignored."""
+    strangers = sorted(set(values) - names)
+    if strangers:
+        raise malformed(strangers[0][:LONGEST_VALUE], f"is not known here (known: {', '.join(sorted(names))})")
+
+
+def malformed(name: str, why: str) -> ProblemError:
+    """The problem of a parameter that means nothing."""
+    return ProblemError(400, "malformed_parameter", f"{name} {why}")
