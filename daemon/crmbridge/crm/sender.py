@@ -20,7 +20,7 @@ from typing import Protocol
 import structlog
 
 from crmbridge.calls.events import Attempt, Delivery, State
-from crmbridge.crm.callback import Answer
+from crmbridge.crm.callback import Answer, check_url
 from crmbridge.crm.client import CrmClient, Outcome
 from crmbridge.crm.clock import Clock
 from crmbridge.crm.lanes import Entry, Lanes
@@ -92,7 +92,11 @@ class Sender:
         clock: Clock | None = None,
         on_outcome: Callable[[Delivery, State, float], None] | None = None,
     ) -> None:
-        """`on_outcome` hears of each final outcome, with the seconds since the event."""
+        """`on_outcome` hears of each final outcome, with the seconds since the event.
+
+        Raises ValueError when the CRM's address can't be used.
+        """
+        check_url(settings.url)
         self._settings = settings
         self._policy = Policy(settings.ring_expires_s, settings.answer_expires_s)
         self._outbox = outbox
@@ -272,18 +276,21 @@ class Sender:
             log.warning("crm.retrying", **_about(entry), reason=attempt.outcome)
 
     async def _follow_outbox(self) -> None:
-        """Take up what `crmbridge outbox retry` has queued, forget what `crmbridge outbox drop` took away."""
         while not self._stop.is_set():
             await self._clock.wait(self._stop, self._clock.monotonic() + FOLLOW_OUTBOX_S)
-            before = self._lanes.ids()
-            self._settled.clear()
-            queued = await self._outbox.changes()
-            if queued is None:
-                continue
-            for delivery_id in before - {delivery.id for delivery in queued}:
-                self._lanes.remove_idle(delivery_id)
-            # What was settled while the outbox was read may still be queued in what was read.
-            self.submit(delivery for delivery in queued if delivery.id not in self._settled)
+            await self._look_at_outbox()
+
+    async def _look_at_outbox(self) -> None:
+        """Take up what `crmbridge outbox retry` has queued, forget what `crmbridge outbox drop` took away."""
+        before = self._lanes.ids()
+        self._settled.clear()
+        queued = await self._outbox.changes()
+        if queued is None:
+            return
+        for delivery_id in before - {delivery.id for delivery in queued}:
+            self._lanes.remove_idle(delivery_id)
+        # What was settled while the outbox was read may still be queued in what was read.
+        self.submit(delivery for delivery in queued if delivery.id not in self._settled)
 
 
 def _about(entry: Entry) -> dict[str, str]:

@@ -18,8 +18,6 @@ from sqlalchemy import Column, Connection, Dialect, Integer, MetaData, String, T
 from sqlalchemy.dialects import mysql
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-_STAMP = "%Y-%m-%dT%H:%M:%S.%fZ"
-
 
 class StoreError(Exception):
     """The database can't be used. The message says why, and what an administrator can do."""
@@ -43,14 +41,15 @@ class Utc(TypeDecorator[datetime]):
             return None
         if value.tzinfo is None:
             raise ValueError("an instant without a time zone can't be stored")
-        utc = value.astimezone(UTC)
-        return utc.replace(tzinfo=None) if dialect.name == "mysql" else utc.strftime(_STAMP)
+        utc = value.astimezone(UTC).replace(tzinfo=None)
+        # Not strftime: it writes years before 1000 with three digits, and such text does not sort.
+        return utc if dialect.name == "mysql" else utc.isoformat(timespec="microseconds") + "Z"
 
     def process_result_value(self, value: datetime | str | None, dialect: Dialect) -> datetime | None:
         """Back to aware UTC."""
         del dialect
         if isinstance(value, str):
-            value = datetime.strptime(value, _STAMP)  # noqa: DTZ007 (the next line but one)
+            return datetime.fromisoformat(value)
         return value.replace(tzinfo=UTC) if value else None
 
 
