@@ -22,7 +22,7 @@ directly), talk time includes the wait, since Asterisk counts it from A's answer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -97,6 +97,9 @@ class _Row(NamedTuple):
     def talked(self) -> bool:
         return self.cdr.disposition == "ANSWERED" and self.cdr.billsec_s > 0
 
+    def touches(self, channels: Collection[str]) -> bool:
+        return self.cdr.channel in channels or self.cdr.dstchannel in channels
+
 
 class History:
     """Reads calls from their records, by the rules of one PBX."""
@@ -133,9 +136,18 @@ class History:
             b = Party(Side.EXTENSION, one.dst)
         return _Row(one, a, b)
 
-    def line(self, first: Cdr, extension: str, raw_number: str, talk: list[_Row], *, incoming: bool) -> CallRow:
-        """One line; `first` gives its time, and its recording where the talk itself has none."""
-        files = [row.cdr.recordingfile for row in talk] + [first.recordingfile] if talk else []
+    def line(
+        self,
+        first: Cdr,
+        extension: str,
+        raw_number: str,
+        talk: list[_Row],
+        *,
+        incoming: bool,
+        spare: Iterable[str] = (),
+    ) -> CallRow:
+        """One line; `first` gives its time. `spare`: recordings of the call that belong to no one extension's talk."""
+        files = [row.cdr.recordingfile for row in talk] + list(spare) if talk else []
         return CallRow(
             pbx=first.pbx,
             linkedid=first.linkedid,
@@ -194,13 +206,18 @@ class _Call:
                 talks.setdefault(extension, []).append(row)
         if not talks:
             return [self._history.line(first, self._rang(leg), first.src, [], incoming=True)]
-        return self._conversations(first, first.src, talks, incoming=True)
+        return self._conversations(first, first.src, talks, [leg], incoming=True)
 
-    def _conversations(self, first: Cdr, number: str, talks: dict[str, list[_Row]], *, incoming: bool) -> list[CallRow]:
+    def _conversations(
+        self, first: Cdr, number: str, talks: dict[str, list[_Row]], legs: list[str], *, incoming: bool
+    ) -> list[CallRow]:
+        # Records of a call's way to the phones (queue, Local channels) may be the ones that name its recording.
+        on_the_way = [row for row in self._rows if row.b.side is not Side.EXTENSION and row.touches(legs)]
+        spare = [row.cdr.recordingfile for row in on_the_way]
         lines: list[CallRow] = []
         for extension, talk in talks.items():
             begun = talk[0].cdr if lines else first
-            lines.append(self._history.line(begun, extension, number, talk, incoming=incoming))
+            lines.append(self._history.line(begun, extension, number, talk, incoming=incoming, spare=spare))
         return lines
 
     def _extension_with(self, leg: str, row: _Row) -> str:
@@ -267,7 +284,7 @@ class _Call:
             dial = self._outbound[legs[0]]
             talks = self._talks_out(legs)
             if talks:
-                lines += self._conversations(dial.cdr, number, talks, incoming=False)
+                lines += self._conversations(dial.cdr, number, talks, legs, incoming=False)
             else:
                 lines.append(self._history.line(dial.cdr, self._agent(dial), number, [], incoming=False))
         return lines
@@ -293,7 +310,7 @@ class _Call:
         direct: dict[str, list[_Row]] = {}
         through_local: dict[str, list[_Row]] = {}
         for row in self._rows:
-            if not row.talked or not ({row.cdr.channel, row.cdr.dstchannel} & set(legs)):
+            if not (row.talked and row.touches(legs)):
                 continue
             if row.a.side is Side.LOCAL and self._agent(row):
                 through_local.setdefault(self._agent(row), []).append(row)
