@@ -33,7 +33,7 @@ def test_pauses_double_up_to_the_longest() -> None:
 def test_jitter_takes_away_up_to_half(tries: int, jitter: float) -> None:
     whole = pause_s(tries, 0.0)
     assert FIRST_PAUSE_S <= whole <= LONGEST_PAUSE_S
-    assert whole / 2 < pause_s(tries, jitter) <= whole
+    assert whole / 2 <= pause_s(tries, jitter) <= whole
 
 
 @pytest.mark.parametrize(
