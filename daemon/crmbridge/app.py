@@ -5,26 +5,189 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from datetime import tzinfo
+from collections.abc import Callable, Collection
+from contextlib import AsyncExitStack, suppress
+from datetime import datetime, tzinfo
+from functools import partial
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import structlog
 
+from crmbridge import __version__
+from crmbridge.calls import cdr
 from crmbridge.calls.channels import Endpoints
 from crmbridge.calls.clients import Client, Clients
+from crmbridge.calls.dialable import Dialable
+from crmbridge.calls.dialing import Code, Dialing, Result
+from crmbridge.calls.history import History, is_extension, parties
 from crmbridge.calls.numbers import Numbers
 from crmbridge.calls.tracker import Tracker
-from crmbridge.config import ClientSettings, NumberSettings, PbxSettings, Settings
+from crmbridge.config import ClientSettings, CrmSettings, NumberSettings, PbxSettings, Settings
 from crmbridge.crm.sender import Sender
 from crmbridge.crm.sender import Settings as SenderSettings
 from crmbridge.intake import Frame, Intake
-from crmbridge.pbx.ami import Ami
+from crmbridge.pbx import actions
+from crmbridge.pbx.ami import ActionTimeoutError, Ami, NotConnectedError
+from crmbridge.records import Records
+from crmbridge.store import call_list
+from crmbridge.store.call_list import CallList
+from crmbridge.store.engine import open_database, sqlite_url
 from crmbridge.store.outbox import Outbox, open_outbox
+from crmbridge.web.access import Access
+from crmbridge.web.call_list import CallListing
+from crmbridge.web.dialer import Dialer
+from crmbridge.web.ops import Ops
+from crmbridge.web.server import Part, Server
 
 log = structlog.get_logger("crmbridge.app")
+
+OUTBOX, CALL_LIST = "outbox.db", "calls.db"
+"""Files in store.state_dir."""
+
+_REASONS = {
+    "0": "unreachable, or there is no such extension",
+    "1": "hung up",
+    "3": "no answer",
+    "4": "answered",
+    "5": "busy",
+    "8": "congestion, or not registered",
+}
+"""AST_CONTROL_* as OriginateResponse gives them (main/manager.c, include/asterisk/frame.h)."""
+
+
+class ListenError(Exception):
+    """http.listen can't be had; the message says why and what to do."""
+
+
+async def run(settings: Settings, stop: asyncio.Event, *, http: socket.socket | None = None) -> None:
+    """Be the bridge until `stop` is set; then finish what is under way.
+
+    `http`: a socket that is bound already, in place of `http.listen`. Raises LoginRefusedError, StoreError and
+    ListenError, which say what to do; what is unexpected goes through and ends the process.
+    """
+    async with AsyncExitStack() as stack:
+        outbox = await stack.enter_async_context(open_outbox(settings.store.state_dir / OUTBOX))
+        engine = await open_database(sqlite_url(settings.store.state_dir / CALL_LIST), [call_list.SCHEMA])
+        stack.push_async_callback(engine.dispose)
+        endpoints, numbers = build_endpoints(settings.pbx), build_numbers(settings.numbers)
+        rows = build_history(endpoints, numbers).rows
+        bridge = _Bridge(settings, outbox, CallList(engine, rows), endpoints, numbers)
+        await bridge.run(stop, http or settings.http.listen)
+
+
+class _Bridge:
+    """The parts of one bridge, joined."""
+
+    def __init__(
+        self, settings: Settings, outbox: Outbox, calls: CallList, endpoints: Endpoints, numbers: Numbers
+    ) -> None:
+        self._settings = settings
+        self._outbox = outbox
+        self._calls = calls
+        self._numbers = numbers
+        self._clients = build_clients(settings.crm)
+        self._timezone = ZoneInfo(settings.cdr.timezone) if settings.cdr.timezone else local_timezone()
+        self._sender = build_sender(settings.crm, outbox)
+        self._records = Records(
+            read=partial(cdr.from_event, pbx=settings.pbx.name, timezone=self._timezone), store=calls.add_cdr
+        )
+        others: dict[str, Callable[[Frame], None]] = {
+            "Cdr": self._records.take,
+            "OriginateResponse": _log_phone_of_click,
+        }
+        self._intake = Intake(
+            tracker=build_tracker(settings.pbx, endpoints, self._clients, numbers),
+            store=outbox.add,
+            send=self._sender.submit,
+            others=others,
+            resync=self._resync,
+        )
+        self._ami = build_ami(settings, wanted=Tracker.EVENTS | others.keys(), on_frame=self._intake.take)
+
+    def _resync(self) -> None:
+        self._ami.resync()
+
+    async def run(self, stop: asyncio.Event, listen: str | socket.socket) -> None:
+        """Run until `stop`; what was started last ends first, so that what is under way reaches the outbox."""
+        waiting = await self._outbox.waiting()
+        self._sender.submit(waiting)
+        async with asyncio.TaskGroup() as tasks:
+            sender = tasks.create_task(self._sender.run(), name="sender")
+            records = tasks.create_task(self._records.run(), name="records")
+            intake = tasks.create_task(self._intake.run(), name="intake")
+            server = self._server(listen)
+            try:
+                await server.start()
+            except OSError as error:
+                raise ListenError(error.strerror or str(error)) from None
+            try:
+                ami = tasks.create_task(self._ami.run(), name="ami")
+                log.info("bridge.started", version=__version__, pbx=self._settings.pbx.name, waiting=len(waiting))
+                await stop.wait()
+                log.info("bridge.stopping")
+            finally:
+                await server.stop()
+            ami.cancel()
+            await asyncio.wait([ami])
+            for part, task in ((self._intake, intake), (self._records, records), (self._sender, sender)):
+                part.stop()
+                await task
+        log.info("bridge.stopped")
+
+    def _server(self, listen: str | socket.socket) -> Server:
+        http, dialer = self._settings.http, self._settings.dialer
+        dialing = Dialing(
+            dialable=Dialable.from_settings(
+                region=self._settings.numbers.region,
+                extensions=self._settings.pbx.extensions,
+                allow=dialer.allow_numbers,
+                deny=dialer.deny_numbers,
+            ),
+            client_ids=self._clients.ids,
+            owns=self._clients.owns,
+            per_extension_per_minute=dialer.per_extension_per_minute,
+            per_minute=dialer.per_minute,
+            duplicate_window_s=dialer.duplicate_window_s,
+        )
+        access = Access(
+            allow=http.allow,
+            trusted_proxies=http.trusted_proxies,
+            username=http.username,
+            password=http.password.get_secret_value(),
+        )
+        listing = CallListing(by_number=self._calls.by_number, key=self._numbers.same, timezone=self._timezone)
+        parts: list[Part] = [Dialer(dialing=dialing, originate=self._originate), listing, Ops(self._troubles)]
+        return Server(listen=listen, access=access, parts=parts)
+
+    async def _originate(self, extension: str, number: str, click_id: str) -> Result:
+        """Have the PBX ring the extension and then dial the number. Sent once, whatever happens."""
+        dialer = self._settings.dialer
+        action = actions.originate(
+            channel=dialer.channel,
+            extension=extension,
+            number=number,
+            context=dialer.context,
+            caller_id=dialer.caller_id,
+            channel_id=click_id,
+            timeout_s=dialer.timeout_s,
+            variables=actions.auto_answer(dialer.channel) if dialer.auto_answer else (),
+        )
+        try:
+            answer = await self._ami.action({**action, "ActionID": click_id})
+        except NotConnectedError:
+            return Result(Code.NOT_CONNECTED, "the PBX is not connected at present; try again in a minute")
+        except ActionTimeoutError:
+            return Result(Code.UNKNOWN, "the PBX did not say whether it places the call; the phone may ring")
+        return Result() if answer.success else Result(Code.REFUSED, f"the PBX refused: {answer.message}")
+
+    def _troubles(self) -> list[str]:
+        """Why the bridge can't do its work at present."""
+        troubles = {
+            "no AMI session with the PBX": not self._ami.connected,
+            "the disk refuses the outbox; callbacks go on from memory": self._outbox.disk_refuses,
+        }
+        return [trouble for trouble, there in troubles.items() if there]
 
 
 def build_endpoints(pbx: PbxSettings) -> Endpoints:
@@ -34,12 +197,13 @@ def build_endpoints(pbx: PbxSettings) -> Endpoints:
     )
 
 
-def build_clients(default: str, clients: Sequence[ClientSettings]) -> Clients:
+def build_clients(crm: CrmSettings) -> Clients:
     """Whose call is whose."""
-    return Clients(
-        default,
-        [Client(c.client_id, frozenset(c.dids), frozenset(c.extensions), frozenset(c.trunks)) for c in clients],
-    )
+
+    def client(one: ClientSettings) -> Client:
+        return Client(one.client_id, frozenset(one.dids), frozenset(one.extensions), frozenset(one.trunks))
+
+    return Clients(crm.client_id, map(client, crm.clients))
 
 
 def build_numbers(numbers: NumberSettings) -> Numbers:
@@ -52,104 +216,52 @@ def build_tracker(pbx: PbxSettings, endpoints: Endpoints, clients: Clients, numb
     return Tracker(pbx=pbx.name, endpoints=endpoints, clients=clients, caller=numbers.caller)
 
 
+def build_history(endpoints: Endpoints, numbers: Numbers) -> History:
+    """Reads the call records of one PBX."""
+    return History(
+        party=parties(endpoints), is_extension=is_extension(endpoints), number=numbers.caller, key=numbers.same
+    )
+
+
+def build_sender(crm: CrmSettings, outbox: Outbox) -> Sender:
+    """Sends to the CRM."""
+    settings = SenderSettings(
+        url=str(crm.url),
+        concurrency=crm.concurrency,
+        timeout_s=crm.timeout_s,
+        ring_expires_s=crm.ring_expires_s,
+        answer_expires_s=crm.answer_expires_s,
+    )
+    return Sender(settings, outbox)
+
+
+def build_ami(settings: Settings, *, wanted: Collection[str], on_frame: Callable[[Frame, datetime], None]) -> Ami:
+    """The session with the PBX."""
+    ami = settings.ami
+    return Ami(
+        host=ami.host,
+        port=ami.port,
+        username=ami.username,
+        secret=ami.secret.get_secret_value(),
+        wanted=wanted,
+        on_frame=on_frame,
+        tls=ssl.create_default_context(cafile=str(ami.ca_file) if ami.ca_file else None) if ami.tls else None,
+    )
+
+
 def local_timezone() -> tzinfo:
     """This machine's time zone, with its changes of the clock."""
     with suppress(OSError, ValueError), Path("/etc/localtime").open("rb") as file:
-        return ZoneInfo.from_file(file, key="local")
+        return ZoneInfo.from_file(file, key="localtime")
     return ZoneInfo("UTC")
 
 
-def ami_tls(settings: Settings) -> ssl.SSLContext | None:
-    """How the AMI connection is encrypted; certificates are checked."""
-    if not settings.ami.tls:
-        return None
-    return ssl.create_default_context(cafile=str(settings.ami.ca_file) if settings.ami.ca_file else None)
-
-
-async def run(settings: Settings, stop: asyncio.Event, *, http: socket.socket | None = None) -> None:
-    """Be the bridge until `stop` is set; then finish what is under way.
-
-    `http`: a socket that is bound already, in place of `http.listen`. Raises LoginRefusedError, StoreError and
-    ListenError, which say what to do; what is unexpected goes through and ends the process.
-    """
-    async with open_outbox(settings.store.state_dir / "outbox.db") as outbox:
-        bridge = _Bridge(settings, outbox)
-        await bridge.run(stop)
-
-
-class _Bridge:
-    """The parts, joined."""
-
-    def __init__(self, settings: Settings, outbox: Outbox) -> None:
-        endpoints = build_endpoints(settings.pbx)
-        clients = build_clients(settings.crm.client_id, settings.crm.clients)
-        numbers = build_numbers(settings.numbers)
-        self._outbox = outbox
-        self._sender = Sender(
-            SenderSettings(
-                url=str(settings.crm.url),
-                concurrency=settings.crm.concurrency,
-                timeout_s=settings.crm.timeout_s,
-                ring_expires_s=settings.crm.ring_expires_s,
-                answer_expires_s=settings.crm.answer_expires_s,
-            ),
-            outbox,
-        )
-        others: dict[str, Callable[[Frame], None]] = {"OriginateResponse": _log_originate}
-        self._intake = Intake(
-            tracker=build_tracker(settings.pbx, endpoints, clients, numbers),
-            store=outbox.add,
-            send=self._sender.submit,
-            others=others,
-            resync=self._resync,
-        )
-        self._ami = Ami(
-            host=settings.ami.host,
-            port=settings.ami.port,
-            username=settings.ami.username,
-            secret=settings.ami.secret.get_secret_value(),
-            wanted=Tracker.EVENTS | others.keys(),
-            on_frame=self._intake.take,
-            tls=ami_tls(settings),
-        )
-
-    def _resync(self) -> None:
-        self._ami.resync()
-
-    async def run(self, stop: asyncio.Event) -> None:
-        """Run the parts until `stop`; what was started last ends first."""
-        waiting = await self._outbox.waiting()
-        self._sender.submit(waiting)
-        log.info("bridge.started", waiting=len(waiting))
-        async with asyncio.TaskGroup() as tasks:
-            sender = tasks.create_task(self._sender.run())
-            intake = tasks.create_task(self._intake.run())
-            ami = tasks.create_task(self._ami.run())
-            await stop.wait()
-            log.info("bridge.stopping")
-            await _end(ami)
-            await _end(intake)
-            await self._intake.drain()
-            self._sender.stop()
-            await sender
-        log.info("bridge.stopped")
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])
-
-
-def _log_originate(frame: Frame) -> None:
-    """How an Originate's first leg, the agent's phone, ended."""
-    log.info("click.phone", answered=frame.get("Response") == "Success", reason=frame.get("Reason"))
-
-
-class ListenError(Exception):
-    """http.listen can't be had; the message says why and what to do."""
-
-
-def listen_address(settings: Settings) -> tuple[str, int]:
-    """Host and port of http.listen."""
-    host, _, port = settings.http.listen.rpartition(":")
-    return host.strip("[]"), int(port)
+def _log_phone_of_click(frame: Frame) -> None:
+    """How the first leg of an Originate ended: the agent's phone. What the number did is the call's own story."""
+    reason = frame.get("Reason", "")
+    log.info(
+        "click.phone",
+        click=frame.get("ActionID"),
+        answered=frame.get("Response") == "Success",
+        reason=_REASONS.get(reason, reason),
+    )

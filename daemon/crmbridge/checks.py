@@ -12,9 +12,10 @@ import aiohttp
 
 from crmbridge import app
 from crmbridge.config import Settings
-from crmbridge.pbx.ami import ActionTimeoutError, Ami, LoginRefusedError, NotConnectedError, explain
+from crmbridge.pbx.ami import ActionTimeoutError, LoginRefusedError, NotConnectedError, explain
 from crmbridge.store.outbox import open_outbox
 from crmbridge.store.schema import StoreError
+from crmbridge.web.server import host_and_port
 
 NEEDED_ACTIONS = {"Originate": "originate or call", "CoreShowChannels": "reporting"}
 """AMI actions that the bridge uses, and the write class that allows each (main/manager.c)."""
@@ -41,7 +42,7 @@ async def all_links(settings: Settings) -> list[Link]:
 
 
 async def _state(settings: Settings) -> Link:
-    path = settings.store.state_dir / "outbox.db"
+    path = settings.store.state_dir / app.OUTBOX
     try:
         if not path.exists():
             return _folder(settings)
@@ -62,15 +63,7 @@ def _folder(settings: Settings) -> Link:
 
 
 async def _ami(settings: Settings) -> AsyncIterator[Link]:
-    ami = Ami(
-        host=settings.ami.host,
-        port=settings.ami.port,
-        username=settings.ami.username,
-        secret=settings.ami.secret.get_secret_value(),
-        wanted=(),
-        on_frame=lambda frame, at: None,  # noqa: ARG005  # nothing is wanted
-        tls=app.ami_tls(settings),
-    )
+    ami = app.build_ami(settings, wanted=(), on_frame=lambda frame, at: None)  # noqa: ARG005  # nothing is wanted
     where = f"{settings.ami.host}:{settings.ami.port}"
     try:
         probe = await ami.probe()
@@ -116,7 +109,7 @@ async def _crm(settings: Settings) -> Link:
 
 def _http(settings: Settings) -> Link:
     """Either our daemon listens there, or it could."""
-    host, port = app.listen_address(settings)
+    host, port = host_and_port(settings.http.listen)
     where = settings.http.listen
     try:
         info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from crmbridge import __version__, app, checks, config, log
+from crmbridge.calls.clients import Clients
 from crmbridge.calls.events import CallEvent
 from crmbridge.calls.tracker import Tracker
 from crmbridge.config import ConfigError, NumberSettings, PbxSettings, Settings
@@ -29,6 +30,8 @@ EX_UNAVAILABLE, EX_IOERR, EX_NOPERM, EX_CONFIG = 69, 74, 77, 78
 """Exit codes as in sysexits.h: nothing to be had, disk, not let in, settings."""
 
 _CHUNK = 1 << 16
+_EXAMPLE_CLIENT = "10"
+"""ClientId of the client's questionnaire, for a replay without settings."""
 _PIPE_WIDTH = 120
 """Columns of a table that goes to a file or a pipe."""
 
@@ -140,9 +143,9 @@ def _tracker(config_file: Path | None) -> Tracker:
     """The tracker of these settings; without any, of the defaults and the questionnaire's client."""
     settings = _load(config_file) if config_file else None
     pbx = settings.pbx if settings else PbxSettings()
-    clients = (settings.crm.client_id, settings.crm.clients) if settings else ("10", [])
+    clients = app.build_clients(settings.crm) if settings else Clients(_EXAMPLE_CLIENT)
     numbers = settings.numbers if settings else NumberSettings()
-    return app.build_tracker(pbx, app.build_endpoints(pbx), app.build_clients(*clients), app.build_numbers(numbers))
+    return app.build_tracker(pbx, app.build_endpoints(pbx), clients, app.build_numbers(numbers))
 
 
 def _as_callback(event: CallEvent) -> dict[str, str]:

@@ -49,6 +49,7 @@ class Intake:
         self._resync = resync
         self._waiting: list[tuple[Frame, datetime]] = []
         self._arrived = asyncio.Event()
+        self._stopping = False
 
     @property
     def lag(self) -> int:
@@ -64,14 +65,18 @@ class Intake:
         self._waiting.append((frame, at))
         self._arrived.set()
 
-    async def run(self) -> None:
-        """Work off what comes, until cancelled."""
-        while True:
-            await self._arrived.wait()
-            await self.drain()
+    def stop(self) -> None:
+        """Ask `run` to end once it has worked off what has come."""
+        self._stopping = True
+        self._arrived.set()
 
-    async def drain(self) -> None:
-        """Work off what has come."""
+    async def run(self) -> None:
+        """Work off what comes, until `stop`."""
+        while self._waiting or not self._stopping:
+            await self._arrived.wait()
+            await self._work_off()
+
+    async def _work_off(self) -> None:
         self._arrived.clear()
         batch, self._waiting = self._waiting, []
         events = [event for frame, at in batch for event in self._understand(frame, at)]

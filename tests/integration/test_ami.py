@@ -251,9 +251,9 @@ async def test_no_value_can_become_a_second_header(pbx: SimulatedPbx, value: str
     async with session(pbx.port, Events()) as ami:
         async with asyncio.timeout(LIMIT_S):
             await ami.ready()
-        with pytest.raises(ValueError, match="AMI header Exten"):
+        with pytest.raises(ValueError, match="Exten"):
             await ami.action({"Action": "Originate", "Exten": value})
-        with pytest.raises(ValueError, match="AMI header Variable"):
+        with pytest.raises(ValueError, match="Variable"):
             await ami.action({"Action": "Originate", "Variable": ["a=1", value]})
     assert pbx.originated == []
 

@@ -72,7 +72,7 @@ async def once(console: Console) -> bool:
             with suppress(TimeoutError):  # the table shows what is missing
                 async with asyncio.timeout(SETTLE_S):
                     await receiver.wait_for(sum(len(trace.expected) for trace in traces))
-        async with open_outbox(folder / "outbox.db", sole=False) as outbox:
+        async with open_outbox(folder / app.OUTBOX, sole=False) as outbox:
             events = {
                 idempotency_key(one.delivery.event): one.delivery.event for one in await outbox.listing(limit=10**6)
             }

@@ -12,31 +12,27 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
 
 import structlog
-from panoramisk.actions import Action
+from panoramisk.actions import Action as PanoramiskAction
 from panoramisk.ami_protocol import AMIProtocol
 from panoramisk.message import Message
 
+from crmbridge.pbx.actions import Action, checked
 from crmbridge.pbx.wire import Frame, FrameReader
 
 log = structlog.get_logger("crmbridge.ami")
-
-Fields = Mapping[str, str | list[str]]
-"""An AMI action: header names and values; a list repeats its header."""
 
 CONNECT_TIMEOUT_S = 10.0
 ACTION_TIMEOUT_S = 10.0
 PING_INTERVAL_S = 5.0
 BOOT_WAIT_S = 10.0
 """How long `FullyBooted` may take after a login before we go on without it (it needs the user's `read = system`)."""
-LONGEST_LINE = 1000
-"""Bytes; Asterisk reads lines into a buffer of 1,025 (include/asterisk/manager.h, inbuf)."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S, STABLE_S = 0.5, 30.0, 60.0
 """Reconnecting: pauses double from the first to the longest, and begin anew only after a connection that held this
 long, so that a PBX that ends every session at once is not hammered."""
@@ -192,7 +188,7 @@ class Ami:
                     await self._booted.wait()
             return Probe(protocol.version or "unknown", self._booted.is_set(), may.names)
 
-    async def action(self, fields: Fields, *, timeout_s: float = ACTION_TIMEOUT_S) -> Answer:
+    async def action(self, fields: Action, *, timeout_s: float = ACTION_TIMEOUT_S) -> Answer:
         """Send one action and wait for its answer. It is sent once, whatever happens.
 
         Raises NotConnectedError, ActionTimeoutError, and ValueError for a value that could be read as a second header.
@@ -237,7 +233,7 @@ class Ami:
                 await keeper
 
     async def _login(self, protocol: _Protocol) -> None:
-        fields = {"Action": "Login", "Username": self._username, "Secret": self._secret, "Events": "on"}
+        fields: Action = {"Action": "Login", "Username": self._username, "Secret": self._secret, "Events": "on"}
         answer = await self._send(protocol, fields, timeout_s=CONNECT_TIMEOUT_S)
         if not answer.success:
             raise LoginRefusedError(
@@ -265,11 +261,11 @@ class Ami:
             except NotConnectedError:
                 return
 
-    async def _send(self, protocol: _Protocol, fields: Fields, *, timeout_s: float) -> Answer:
+    async def _send(self, protocol: _Protocol, fields: Action, *, timeout_s: float) -> Answer:
         _encode(fields)
         if protocol.transport.is_closing():
             raise NotConnectedError("the connection to Asterisk was lost")
-        action = Action(dict(fields))
+        action = PanoramiskAction(dict(fields))
         future = cast("asyncio.Future[Any]", protocol.send(action, as_list=False))
         try:
             async with asyncio.timeout(timeout_s):
@@ -308,15 +304,9 @@ def explain(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _encode(fields: Fields) -> bytes:
-    """An action as bytes. Raises ValueError where a name or value would be read as more than one header, or cut."""
+def _encode(fields: Action) -> bytes:
+    """An action as bytes. Raises ValueError where a value would be read as more than one header, or be cut."""
     lines = []
-    for name, value in fields.items():
-        for item in value if isinstance(value, list) else [value]:
-            line = f"{name}: {item}"
-            if any(character in line for character in "\r\n\0"):
-                raise ValueError(f"a line break or NUL in the AMI header {name}")
-            if len(line.encode()) > LONGEST_LINE:
-                raise ValueError(f"the AMI header {name} is longer than the {LONGEST_LINE} bytes that Asterisk reads")
-            lines.append(line)
-    return "".join(f"{line}\r\n" for line in [*lines, ""]).encode()
+    for name, value in checked(fields).items():
+        lines += [f"{name}: {item}\r\n" for item in (value if isinstance(value, list) else [value])]
+    return "".join([*lines, "\r\n"]).encode()
