@@ -26,6 +26,14 @@ _SNAPSHOT = (
 )
 """Headers of a channel in every event about it."""
 
+_COMMANDS = {
+    "BridgeList": "Get a list of bridges in the system. (Priv: <none>)",
+    "CoreShowChannels": "List currently active channels. (Priv: system,reporting,all)",
+    "Originate": "Originate a call. (Priv: originate,all)",
+    "Ping": "Keepalive command. (Priv: <none>)",
+}
+"""Of what a real Asterisk lists for a user with `write = originate,call,reporting`, the part that we answer."""
+
 Rewrite = Callable[[bytes], bytes]
 
 
@@ -75,11 +83,17 @@ class SimulatedPbx:
         for writer in list(self._writers):
             writer.transport.abort()
 
-    async def play(self, trace: Trace, *, speed: float = 1.0, rewrite: Rewrite = bytes) -> str:
-        """Play one recorded call in its own rhythm (`speed` times as fast); the prefix of the ids it got comes back."""
-        prefix = f"{time.time():.0f}.{next(self._ids)}-"
-        await self._play(trace, speed=speed, rewrite=lambda raw: rewrite(_with_ids(raw, prefix)))
+    async def play(self, trace: Trace, *, speed: float = 1.0, prefix: str = "") -> str:
+        """Play one recorded call in its own rhythm, `speed` times as fast; the prefix of the ids it got comes back.
+
+        `prefix`: that of an earlier play which this one goes on with.
+        """
+        prefix = prefix or self._prefix()
+        await self._play(trace, speed=speed, rewrite=lambda raw: _with_ids(raw, prefix))
         return prefix
+
+    def _prefix(self) -> str:
+        return f"{time.time():.0f}.{next(self._ids)}-"
 
     async def _play(self, trace: Trace, *, speed: float, rewrite: Rewrite) -> None:
         reader = FrameReader()
@@ -135,6 +149,8 @@ class SimulatedPbx:
             self._list(action, writer, "CoreShowChannel", [*self._channels.values()])
         elif name == "bridgelist":
             self._list(action, writer, "BridgeListItem", [])
+        elif name == "listcommands":
+            _send(writer, {"Response": "Success", **_COMMANDS}, action)
         elif name == "originate":
             self._originate(action, writer)
         else:
@@ -162,7 +178,7 @@ class SimulatedPbx:
         _send(writer, {"Response": "Success", "Message": "Originate successfully queued"}, action)
         if self._click is None:
             return
-        rewrite = _as_asked(action, prefix=f"{time.time():.0f}.{next(self._ids)}-")
+        rewrite = _as_asked(action, prefix=self._prefix())
         task = asyncio.create_task(self._play(self._click, speed=1.0, rewrite=rewrite))
         self._handlers.add(task)
         task.add_done_callback(self._handlers.discard)

@@ -1,0 +1,384 @@
+"""The installed command as an administrator runs it: between a simulated PBX and a receiver, and in trouble."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from crmbridge.demo.receiver import Receiver, Reply
+from crmbridge.demo.simulated_pbx import SimulatedPbx
+from crmbridge.demo.traces import Trace, shipped
+
+LIMIT_S = 20
+COMMAND = str(Path(sys.executable).with_name("crmbridge"))
+RING = "/webservice.php?operation=incomingCall&sExt=777&sNumber=033004799&ClientId=10"
+ANSWER = "/webservice.php?operation=incomingCallAnswered&sExt=777&sNumber=033004799&ClientId=10"
+
+
+def trace(end: str) -> Trace:
+    (found,) = [one for one in shipped() if one.name.endswith(end)]
+    return found
+
+
+@dataclass
+class Daemon:
+    """A running `crmbridge run`."""
+
+    process: asyncio.subprocess.Process
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def read(self) -> None:
+        assert self.process.stderr is not None
+        async for raw in self.process.stderr:
+            async with self._changed:
+                text = raw.decode().rstrip()
+                if text.startswith("{"):
+                    self.lines.append(json.loads(text))
+                else:
+                    self.errors.append(text)
+                self._changed.notify_all()
+
+    async def logged(self, event: str, times: int = 1) -> list[dict[str, Any]]:
+        async with self._changed, asyncio.timeout(LIMIT_S):
+            await self._changed.wait_for(lambda: len(self._of(event)) >= times)
+        return self._of(event)
+
+    def _of(self, event: str) -> list[dict[str, Any]]:
+        return [line for line in self.lines if line["event"] == event]
+
+    async def port(self) -> int:
+        return int((await self.logged("http.listening"))[0]["address"].rpartition(":")[2])
+
+
+@asynccontextmanager
+async def daemon(config: Path) -> AsyncIterator[Daemon]:
+    process = await asyncio.create_subprocess_exec(
+        COMMAND, "run", "--config", str(config), stderr=asyncio.subprocess.PIPE, stdin=asyncio.subprocess.DEVNULL
+    )
+    running = Daemon(process)
+    reading = asyncio.create_task(running.read())
+    try:
+        yield running
+    finally:
+        with suppress(ProcessLookupError):
+            process.terminate()
+        async with asyncio.timeout(LIMIT_S):
+            await process.wait()
+            await reading
+
+
+@pytest.fixture
+async def pbx() -> AsyncIterator[SimulatedPbx]:
+    pbx = SimulatedPbx(username="crmbridge", secret="s3cret", click=trace("18a_c2c_pjsip"))
+    await pbx.start()
+    yield pbx
+    await pbx.stop()
+
+
+@pytest.fixture
+async def crm() -> AsyncIterator[Receiver]:
+    async with Receiver() as receiver:
+        yield receiver
+
+
+async def configure(folder: Path, pbx: SimulatedPbx, crm: Receiver, more: str = "") -> Path:
+    url = await crm.start()
+    return write(folder, ami_port=pbx.port, url=url, more=more)
+
+
+def write(
+    folder: Path, *, ami_port: int, url: str, secret: str = "s3cret", listen: str = "127.0.0.1:0", more: str = ""
+) -> Path:
+    file = folder / "config.toml"
+    file.write_text(
+        f"""
+        [crm]
+        url = "{url}"
+        client_id = 10
+        [ami]
+        port = {ami_port}
+        username = "crmbridge"
+        secret = "{secret}"
+        [http]
+        listen = "{listen}"
+        username = "crm"
+        password = "http-s3cret"
+        [store]
+        state_dir = "{folder}"
+        {more}
+        """
+    )
+    return file
+
+
+async def targets(crm: Receiver, count: int) -> list[str]:
+    async with asyncio.timeout(LIMIT_S):
+        await crm.wait_for(count)
+    return crm.targets
+
+
+async def get(port: int, path: str) -> tuple[int, Any]:
+    token = base64.b64encode(b"crm:http-s3cret").decode()
+    headers = {"Authorization": f"Basic {token}"}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://127.0.0.1:{port}{path}", headers=headers) as answer,
+    ):
+        return answer.status, await answer.json()
+
+
+async def test_a_call_rings_and_the_crm_hears_it(tmp_path: Path, pbx: SimulatedPbx, crm: Receiver) -> None:
+    async with daemon(await configure(tmp_path, pbx, crm)) as bridge:
+        await bridge.logged("ami.connected")
+        await pbx.play(trace("01_did_to_ext_answered"))
+        assert await targets(crm, 2) == [RING, ANSWER]
+        (ring,), (answer,) = await bridge.logged("call.rings"), await bridge.logged("call.answered")
+        assert ring["linkedid"] == answer["linkedid"]
+        assert (ring["extension"], ring["number"], ring["level"]) == ("777", "033004799", "info")
+        await bridge.logged("crm.confirmed", times=2)
+    assert bridge.process.returncode == 0
+    assert "s3cret" not in json.dumps(bridge.lines)
+
+
+async def test_a_click_dials_once_and_tells_the_crm_nothing_and_both_calls_are_listed(
+    tmp_path: Path, pbx: SimulatedPbx, crm: Receiver
+) -> None:
+    async with daemon(await configure(tmp_path, pbx, crm, "[log]\nlevel = 'debug'")) as bridge:
+        port = await bridge.port()
+        await bridge.logged("ami.connected")
+        await pbx.play(trace("01_did_to_ext_answered"), speed=10)
+        await targets(crm, 2)
+        status, answer = await get(port, "/dialer/sodialer.php:6560?sExt=777&sNumber=0529876543&ClientId=10")
+        assert (status, answer) == (200, {"success": True, "result": []})
+        (originate,) = pbx.originated
+        assert originate["Channel"] == "PJSIP/777"
+        assert (originate["Context"], originate["Exten"]) == ("from-internal", "0529876543")
+        assert "Application" not in originate
+        await bridge.logged("cdr.stored", times=2)
+        _, incoming = await get(port, "/calls?number=%2B97233004799")
+        _, outgoing = await get(port, "/calls?number=052-9876543")
+        assert [(c["ext"], c["number"], c["incoming"]) for c in incoming["result"]] == [("777", "033004799", 1)]
+        assert [(c["ext"], c["number"], c["incoming"]) for c in outgoing["result"]] == [("777", "0529876543", 0)]
+    assert crm.targets == [RING, ANSWER]
+
+
+async def test_what_the_crm_did_not_take_is_sent_after_a_restart_with_the_same_key(
+    tmp_path: Path, pbx: SimulatedPbx, crm: Receiver
+) -> None:
+    config = await configure(tmp_path, pbx, crm)
+    crm.default = Reply(status=500)
+    async with daemon(config) as first:
+        await first.logged("ami.connected")
+        await pbx.play(trace("01_did_to_ext_answered"), speed=10)
+        await targets(crm, 1)
+        await first.logged("call.answered")
+        first.process.send_signal(signal.SIGKILL)
+    before = crm.received[0].idempotency_key
+    told = len(crm.received)
+    crm.default = Reply()
+    async with daemon(config) as second:
+        assert (await second.logged("bridge.started"))[0]["waiting"] == 2
+        assert (await targets(crm, told + 2))[told:] == [RING, ANSWER]
+        await second.logged("crm.confirmed", times=2)
+    assert crm.received[told].idempotency_key == before
+
+
+@pytest.mark.parametrize("split", ["Event: DialEnd", "Event: HangupRequest"])
+async def test_a_call_across_a_restart_of_the_bridge_is_told_once(
+    tmp_path: Path, pbx: SimulatedPbx, crm: Receiver, split: str
+) -> None:
+    """Answered after the bridge is back, or while it was away."""
+    call = trace("01_did_to_ext_answered")
+    ringing, at = call.raw.index(b"Event: DialState"), call.raw.index(split.encode())
+    first, gap, rest = (replace(call, raw=raw) for raw in (call.raw[:ringing], call.raw[ringing:at], call.raw[at:]))
+    config = await configure(tmp_path, pbx, crm)
+    async with daemon(config) as bridge:
+        await bridge.logged("ami.connected")
+        prefix = await pbx.play(first)
+        await targets(crm, 1)
+        await bridge.logged("crm.confirmed")
+        bridge.process.send_signal(signal.SIGKILL)
+    await pbx.play(gap, prefix=prefix)
+    async with daemon(config) as bridge:
+        await bridge.logged("ami.connected")
+        await pbx.play(rest, prefix=prefix)
+        assert await targets(crm, 2) == [RING, ANSWER]
+        await pbx.play(call)
+        await targets(crm, 4)
+    assert crm.targets == [RING, ANSWER, RING, ANSWER]
+
+
+async def test_a_crm_that_is_away_is_told_when_it_is_back(tmp_path: Path, pbx: SimulatedPbx) -> None:
+    away = Receiver()
+    url = await away.start()
+    await away.close()
+    port = int(url.rpartition(":")[2].partition("/")[0])
+    async with daemon(write(tmp_path, ami_port=pbx.port, url=url)) as bridge, Receiver() as back:
+        await bridge.logged("ami.connected")
+        await pbx.play(trace("01_did_to_ext_answered"), speed=10)
+        (warning,) = await bridge.logged("crm.retrying")
+        assert warning["level"] == "warning"
+        await back.start(port=port)
+        assert await targets(back, 2) == [RING, ANSWER]
+
+
+async def failed(config: Path) -> tuple[int, str]:
+    """Exit code and what was said by a daemon that can't start."""
+    process = await asyncio.create_subprocess_exec(
+        COMMAND, "run", "--config", str(config), stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            _, errors = await process.communicate()
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+    assert process.returncode is not None
+    plain = [line for line in errors.decode().splitlines() if not line.startswith("{")]
+    return process.returncode, "\n".join(plain)
+
+
+async def test_a_wrong_ami_password_ends_it_with_one_line(tmp_path: Path, pbx: SimulatedPbx) -> None:
+    code, said = await failed(write(tmp_path, ami_port=pbx.port, url="http://127.0.0.1:9/x", secret="wrong"))
+    assert code == 77
+    assert said.count("\n") == 0
+    assert said.startswith("crmbridge: Asterisk at 127.0.0.1:")
+    assert "ami.secret" in said
+    assert "manager.conf" in said
+    assert "wrong" not in said
+
+
+async def test_a_taken_port_ends_it_with_one_line(tmp_path: Path, pbx: SimulatedPbx) -> None:
+    code, said = await failed(
+        write(tmp_path, ami_port=pbx.port, url="http://127.0.0.1:9/x", listen=f"127.0.0.1:{pbx.port}")
+    )
+    assert code == 69
+    assert said.count("\n") == 0
+    assert "http.listen" in said
+
+
+async def test_wrong_settings_end_it_with_every_mistake(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text("[crm]\nurl = 'x'\n[ami]\nport = 0\n")
+    code, said = await failed(file)
+    assert code == 78
+    for key in ("crm.url", "crm.client_id", "ami.port", "ami.username", "ami.secret", "http"):
+        assert f"\n  {key}: " in said
+
+
+async def test_a_second_daemon_on_the_same_state_ends_with_one_line(
+    tmp_path: Path, pbx: SimulatedPbx, crm: Receiver
+) -> None:
+    config = await configure(tmp_path, pbx, crm)
+    async with daemon(config) as first:
+        await first.logged("ami.connected")
+        code, said = await failed(config)
+        assert code == 74
+        assert said.count("\n") == 0
+        assert "another crmbridge" in said
+
+
+async def test_no_asterisk_is_one_line_and_another_try(tmp_path: Path, pbx: SimulatedPbx, crm: Receiver) -> None:
+    config = await configure(tmp_path, pbx, crm)
+    port = pbx.port
+    await pbx.stop()
+    async with daemon(config) as bridge:
+        (first, *_) = await bridge.logged("ami.unreachable")
+        assert "does Asterisk run" in first["error"]
+        _, answer = await get(await bridge.port(), "/readyz")
+        assert answer["success"] is False
+        status, answer = await get(await bridge.port(), "/dialer/sodialer.php?sExt=777&sNumber=0529876543&ClientId=10")
+        assert (status, answer["error"]["code"]) == (503, "pbx_not_connected")
+        again = SimulatedPbx(username="crmbridge", secret="s3cret")
+        await again.start(port=port)
+        try:
+            await bridge.logged("ami.connected")
+        finally:
+            await again.stop()
+
+
+async def output(*arguments: str, stdin: bytes = b"") -> tuple[int, str]:
+    process = await asyncio.create_subprocess_exec(
+        COMMAND, *arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(LIMIT_S):
+        out, _ = await process.communicate(stdin)
+    assert process.returncode is not None
+    return process.returncode, out.decode()
+
+
+async def test_replay_prints_what_would_be_sent(tmp_path: Path) -> None:
+    call = trace("01_did_to_ext_answered")
+    file = tmp_path / "call.ami"
+    file.write_bytes(call.raw)
+    (tmp_path / "config.toml").write_text(
+        """
+        [crm]
+        url = "http://crm.example/"
+        client_id = 42
+        [ami]
+        username = "u"
+        secret = "s"
+        [http]
+        username = "u"
+        password = "p"
+        """
+    )
+    for arguments, stdin, client in (
+        ([str(file)], b"", "10"),
+        (["-"], call.raw, "10"),
+        (["--config", str(tmp_path / "config.toml"), str(file)], b"", "42"),
+    ):
+        code, said = await output("replay", *arguments, stdin=stdin)
+        assert code == 0
+        ring, answer = map(json.loads, said.splitlines())
+        assert list(ring) == ["operation", "sExt", "sNumber", "ClientId", "linkedid", "uniqueid"]
+        assert (ring["operation"], answer["operation"]) == ("incomingCall", "incomingCallAnswered")
+        assert (ring["sExt"], ring["sNumber"], ring["ClientId"]) == ("777", "033004799", client)
+        assert ring["linkedid"] == ring["uniqueid"] == "1795413177.274"
+    assert (await output("replay", str(tmp_path / "missing.ami")))[0] == 74
+
+
+async def test_check_tries_each_link(tmp_path: Path, pbx: SimulatedPbx, crm: Receiver) -> None:
+    config = await configure(tmp_path, pbx, crm)
+    code, said = await output("check", "--json", "--config", str(config))
+    links = {link["link"]: link for link in json.loads(said)}
+    assert set(links) == {"settings", "outbox", "AMI", "AMI rights", "CRM", "dialer"}
+    assert code == 0, said
+    await crm.close()
+    await pbx.stop()
+    code, said = await output("check", "--json", "--config", str(config))
+    links = {link["link"]: link for link in json.loads(said)}
+    assert code == 1
+    assert [name for name, link in links.items() if not link["ok"]] == ["AMI", "CRM"]
+    assert crm.targets == ["/webservice.php"], "a check must not look like a call"
+
+
+async def test_config_show_hides_secrets(tmp_path: Path) -> None:
+    config = write(tmp_path, ami_port=5038, url="http://crm.example/w.php")
+    code, said = await output("config", "show", "--config", str(config))
+    assert code == 0
+    assert "s3cret" not in said
+    shown = json.loads(said)
+    assert shown["ami"]["secret"] == "(hidden)"
+    assert shown["crm"]["ring_expires_s"] == 60
+
+
+async def test_the_demo_plays_each_recorded_call_once() -> None:
+    code, said = await output("demo", "--once")
+    assert code == 0, said
+    assert f"{len(shipped())} calls" in said
+    assert " 0 told otherwise than expected" in said
