@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Mapping
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 from multidict import MultiDict, MultiMapping
 
 from crmbridge.web.answers import ProblemError
@@ -18,24 +19,37 @@ BODY_S = 10.0
 LONGEST_VALUE = 200
 """Characters; nothing that we take is near it."""
 
+_READ = web.RequestKey("parameters", MultiDict[str])
+_UNREADABLE = (ValueError, LookupError, AssertionError, HttpProcessingError, ConnectionError, web.RequestPayloadError)
+"""What aiohttp raises for forms that are none, or that end too early."""
+
 
 async def read(request: web.Request) -> MultiMapping[str]:
     """All parameters, of the query and of a form. Raises ProblemError for a body that can't be read."""
-    values: MultiDict[str] = MultiDict(request.query)
+    if _READ not in request:
+        values: MultiDict[str] = MultiDict(request.query)
+        values.extend(await _form(request))
+        request[_READ] = values
+    return request[_READ]
+
+
+async def _form(request: web.Request) -> list[tuple[str, str]]:
     if not request.can_read_body:
-        return values
+        return []
     try:
         async with asyncio.timeout(BODY_S):
             form = await request.post()
     except TimeoutError:
         raise ProblemError(408, "request_timeout", f"the body did not come within {BODY_S:g} seconds") from None
-    except (ValueError, LookupError, AssertionError, ConnectionError, web.RequestPayloadError):
+    except _UNREADABLE:
         raise ProblemError(400, "bad_request", "the body is no form that can be read") from None
-    for name, value in form.items():
-        if not isinstance(value, str):
-            raise malformed(name, "is a file")
-        values.add(name, value)
-    return values
+    return [(name, _text(name, value)) for name, value in form.items()]
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise malformed(name, "is a file")
+    return value
 
 
 def required(values: MultiMapping[str], name: str) -> str:
