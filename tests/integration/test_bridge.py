@@ -159,19 +159,21 @@ async def test_a_click_dials_once_and_tells_the_crm_nothing_and_both_calls_are_l
     async with daemon(await configure(tmp_path, pbx, crm, "[log]\nlevel = 'debug'")) as bridge:
         port = await bridge.port()
         await bridge.logged("ami.connected")
-        await pbx.play(trace("01_did_to_ext_answered"), speed=10)
-        await targets(crm, 2)
         status, answer = await get(port, "/dialer/sodialer.php:6560?sExt=777&sNumber=0529876543&ClientId=10")
         assert (status, answer) == (200, {"success": True, "result": []})
         (originate,) = pbx.originated
         assert originate["Channel"] == "PJSIP/777"
         assert (originate["Context"], originate["Exten"]) == ("from-internal", "0529876543")
         assert "Application" not in originate
+        (stored,) = await bridge.logged("cdr.stored")
+        assert stored["linkedid"] == originate["ChannelId"]
+        await pbx.play(trace("01_did_to_ext_answered"), speed=10)
+        assert await targets(crm, 2) == [RING, ANSWER]
         await bridge.logged("cdr.stored", times=2)
         _, incoming = await get(port, "/calls?number=%2B97233004799")
         _, outgoing = await get(port, "/calls?number=052-9876543")
-        assert [(c["ext"], c["number"], c["incoming"]) for c in incoming["result"]] == [("777", "033004799", 1)]
-        assert [(c["ext"], c["number"], c["incoming"]) for c in outgoing["result"]] == [("777", "0529876543", 0)]
+        assert [(c["ext"], c["number"], c["incoming"]) for c in incoming["result"]] == [("777", "033004799", True)]
+        assert [(c["ext"], c["number"], c["incoming"]) for c in outgoing["result"]] == [("777", "0529876543", False)]
     assert crm.targets == [RING, ANSWER]
 
 

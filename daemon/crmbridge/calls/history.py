@@ -134,6 +134,8 @@ class History:
             a = Party(Side.TRUNK)
         if b.side is Side.UNKNOWN and one.dstchannel and self._is_extension(one.dst):
             b = Party(Side.EXTENSION, one.dst)
+        elif b.side is Side.UNKNOWN and one.dstchannel and a.side is Side.EXTENSION:
+            b = Party(Side.TRUNK)  # what dials a number from a phone; trunks are learned from incoming calls only
         return _Row(one, a, b)
 
     def line(

@@ -178,24 +178,32 @@ class SimulatedPbx:
         _send(writer, {"Response": "Success", "Message": "Originate successfully queued"}, action)
         if self._click is None:
             return
-        rewrite = _as_asked(action, prefix=self._prefix())
+        rewrite = _as_asked(self._click, action, prefix=self._prefix())
         task = asyncio.create_task(self._play(self._click, speed=1.0, rewrite=rewrite))
         self._handlers.add(task)
         task.add_done_callback(self._handlers.discard)
 
 
-def _with_ids(raw: bytes, prefix: str) -> bytes:
-    return _IDS.sub(lambda found: prefix.encode() + found[0] if found[0] != b"<unknown>" else found[0], raw)
+def _with_ids(raw: bytes, prefix: str, root: bytes = b"", root_becomes: bytes = b"") -> bytes:
+    """Give all ids a prefix, but for `root`, which becomes another one."""
+
+    def renamed(found: re.Match[bytes]) -> bytes:
+        if found[0] == b"<unknown>":
+            return found[0]
+        return root_becomes if found[0] == root and root_becomes else prefix.encode() + found[0]
+
+    return _IDS.sub(renamed, raw)
 
 
-def _as_asked(action: Frame, *, prefix: str) -> Rewrite:
+def _as_asked(recorded: Trace, action: Frame, *, prefix: str) -> Rewrite:
     """Make the recorded click (777 calls 0521111111) the one that was asked for."""
     extension = re.sub(r"^[^/]*/|@.*$", "", action.get("Channel", "")).encode()
-    number = action.get("Exten", "").encode()
+    number, channel_id = action.get("Exten", "").encode(), action.get("ChannelId", "").encode()
+    root = _IDS.search(recorded.raw)
 
     def rewrite(raw: bytes) -> bytes:
-        raw = _with_ids(raw, prefix)
-        return raw.replace(b"0521111111", number).replace(b"777", extension)
+        raw = raw.replace(b"0521111111", number).replace(b"/777", b"/" + extension)
+        return _with_ids(raw, prefix, root[0] if root else b"", channel_id)
 
     return rewrite
 
