@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import socket
+import zlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -681,6 +682,37 @@ async def test_an_expectation_that_nobody_meets(site: Site) -> None:
     answer = await site.ask(CLICK, method="POST", headers=[("Expect", "200-ok")])
     assert (answer.status, answer.code) == (417, "expectation_failed")
     assert answer.headers["server"] == "crmbridge"
+    assert site.pbx.calls == []
+
+
+@pytest.mark.parametrize("body", [b"5\r\nsExt=\r\nzz\r\nbroken", b"ffffffffffffffffffff\r\n"])
+@pytest.mark.parametrize("auth", [GOOD, None])
+async def test_a_body_that_breaks_after_its_head(
+    body: bytes, auth: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who may not even ask must not be able to fill the log with tracebacks."""
+    head = "POST /dialer/sodialer.php HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+    head += f"Authorization: {auth}\r\n" if auth else ""
+    async with running() as site:
+        reader, writer = await site.connect()
+        async with asyncio.timeout(LIMIT_S):
+            writer.write(f"{head}Content-Type: application/x-www-form-urlencoded\r\n\r\n".encode() + body)
+            answer = Answer(await reader.read())
+        writer.close()
+    assert answer.status in {400, 401}
+    assert answer.code
+    assert site.pbx.calls == []
+    assert [line.name for line in caplog.records if line.levelname == "ERROR"] == []
+
+
+async def test_a_compressed_body_is_not_unpacked(site: Site) -> None:
+    bomb = zlib.compress(b"sExt=777&sNumber=033004799&ClientId=10&x=" + b"0" * 1_000_000)
+    answer = await site.ask(
+        "/dialer/sodialer.php", method="POST", body=bomb, headers=[
+            ("Content-Encoding", "deflate"), ("Content-Type", "application/x-www-form-urlencoded")
+        ]
+    )  # fmt: skip
+    assert answer.status == 400
     assert site.pbx.calls == []
 
 

@@ -26,11 +26,12 @@ _UNREADABLE = (ValueError, LookupError, AssertionError, HttpProcessingError, Con
 
 async def read(request: web.Request) -> MultiMapping[str]:
     """All parameters, of the query and of a form. Raises ProblemError for a body that can't be read."""
-    if _READ not in request:
-        values: MultiDict[str] = MultiDict(request.query)
+    values: MultiDict[str] | None = request.get(_READ)
+    if values is None:
+        values = MultiDict(request.query)
         values.extend(await _form(request))
         request[_READ] = values
-    return request[_READ]
+    return values
 
 
 async def _form(request: web.Request) -> list[tuple[str, str]]:
