@@ -1,0 +1,61 @@
+"""What the documentation says of settings must be so."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from crmbridge.calls.dialing import Code
+from crmbridge.config import Settings, parse
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = (ROOT / "docs" / "config.toml").read_text(encoding="utf-8")
+NO_DEFAULT = {"crm.url", "crm.client_id", "ami.username", "ami.secret", "http.username", "http.password"}
+EXAMPLES_ONLY = {"crm.clients", "pbx.endpoints", "ami.ca_file", "cdr.timezone"}
+
+
+def uncommented() -> dict[str, Any]:
+    """The example with every key that is commented out put in force."""
+    text = re.sub(r'^# (?=[a-z_]+ = |\[|"PJSIP)', "", EXAMPLE, flags=re.MULTILINE)
+    values = tomllib.loads(text)
+    values["ami"]["secret"] = values["http"]["password"] = "filled in"
+    return values
+
+
+def test_the_example_is_valid_as_it_stands_once_the_secrets_are_filled_in() -> None:
+    values = tomllib.loads(EXAMPLE)
+    values["ami"]["secret"] = values["http"]["password"] = "filled in"
+    parse(values, source="docs/config.toml")
+
+
+def test_the_example_holds_every_key_with_its_default() -> None:
+    shown = parse(uncommented(), source="docs/config.toml")
+    for name, section in Settings.model_fields.items():
+        model = section.annotation
+        assert isinstance(model, type)
+        assert issubclass(model, BaseModel)
+        for key, field in model.model_fields.items():
+            where = f"{name}.{key}"
+            assert key in uncommented()[name], f"{where} is missing in docs/config.toml"
+            if where not in NO_DEFAULT | EXAMPLES_ONLY:
+                assert getattr(getattr(shown, name), key) == field.default, where
+
+
+def test_the_page_names_every_key() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    for section in Settings.model_fields.values():
+        model = section.annotation
+        assert isinstance(model, type)
+        assert issubclass(model, BaseModel)
+        for key in model.model_fields:
+            assert re.search(rf"`([a-z]+\.)?{key}`", page), f"{key} is missing in docs/configuration.md"
+
+
+def test_the_integrators_page_names_every_refusal_of_a_click() -> None:
+    page = (ROOT / "docs" / "crm.md").read_text(encoding="utf-8")
+    for code in Code:
+        assert f"`{code.value}`" in page
