@@ -54,7 +54,7 @@ format:
 	$(BIN)/ruff format .
 
 bench: venv
-	$(BIN)/python -m pytest -q tests/bench $(ARGS)
+	$(BIN)/python -m tests.bench $(ARGS)
 
 # Locks for Python 3.11 and newer; needs `uv` on the PATH.
 lock:
