@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection
 from http import HTTPStatus
-from typing import Any
 from urllib.parse import unquote_plus
 
 import structlog
@@ -76,7 +75,7 @@ class Connection(web.RequestHandler):
             keepalive_timeout=IDLE_S,
             max_headers=64,
             lingering_time=LINGER_S,
-            auto_decompress=False,  # nobody needs it for three parameters, and small bodies stay small
+            auto_decompress=False,  # nobody needs it; a body that won't unpack is a traceback in the log
             access_log_class=log_class,
         )
         self._owner = owner
@@ -110,11 +109,6 @@ class Connection(web.RequestHandler):
         response = problem_of(status).answer()
         response.force_close()
         return response
-
-    def log_exception(self, *args: object, **kw: Any) -> None:  # noqa: ANN401  # aiohttp's signature
-        """What ends a connection is one line: a client that breaks off must not fill the log with tracebacks."""
-        error = kw.get("exc_info")
-        log.warning("http.broken_off", address=peer_of(self.transport), what=str(args[0]), error=type(error).__name__)
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
