@@ -16,7 +16,7 @@ import structlog
 
 from crmbridge import __version__
 from crmbridge.calls import cdr
-from crmbridge.calls.channels import Endpoints
+from crmbridge.calls.channels import LOCAL, Endpoints
 from crmbridge.calls.clients import Client, Clients
 from crmbridge.calls.dialable import Dialable
 from crmbridge.calls.dialing import Code, Dialing, Result
@@ -28,7 +28,7 @@ from crmbridge.crm.sender import Sender
 from crmbridge.crm.sender import Settings as SenderSettings
 from crmbridge.intake import Frame, Intake
 from crmbridge.pbx import actions
-from crmbridge.pbx.ami import ActionTimeoutError, Ami, NotConnectedError
+from crmbridge.pbx.ami import ActionTimeoutError, Ami, ConnectionLostError, NotConnectedError
 from crmbridge.records import Records
 from crmbridge.store import call_list
 from crmbridge.store.call_list import CallList
@@ -87,6 +87,7 @@ class _Bridge:
         self._calls = calls
         self._numbers = numbers
         self._clients = build_clients(settings.crm)
+        self._channels = channels_of_named_phones(settings)
         self._timezone = ZoneInfo(settings.cdr.timezone) if settings.cdr.timezone else local_timezone()
         self._sender = build_sender(settings.crm, outbox)
         self._records = Records(
@@ -141,6 +142,7 @@ class _Bridge:
             dialable=Dialable.from_settings(
                 region=self._settings.numbers.region,
                 extensions=self._settings.pbx.extensions,
+                international=dialer.international,
                 allow=dialer.allow_numbers,
                 deny=dialer.deny_numbers,
             ),
@@ -158,26 +160,28 @@ class _Bridge:
         )
         listing = CallListing(by_number=self._calls.by_number, key=self._numbers.same, timezone=self._timezone)
         parts: list[Part] = [Dialer(dialing=dialing, originate=self._originate), listing, Ops(self._troubles)]
-        return Server(listen=listen, access=access, parts=parts)
+        hidden = ("password", "sNumber", "number") if self._settings.log.mask_numbers else ("password",)
+        return Server(listen=listen, access=access, parts=parts, hidden_parameters=hidden)
 
     async def _originate(self, extension: str, number: str, click_id: str) -> Result:
         """Have the PBX ring the extension and then dial the number. Sent once, whatever happens."""
         dialer = self._settings.dialer
+        channel = self._channels.get(extension, dialer.channel)
         action = actions.originate(
-            channel=dialer.channel,
+            channel=channel,
             extension=extension,
             number=number,
             context=dialer.context,
             caller_id=dialer.caller_id,
             channel_id=click_id,
             timeout_s=dialer.timeout_s,
-            variables=actions.auto_answer(dialer.channel) if dialer.auto_answer else (),
+            variables=actions.auto_answer(channel) if dialer.auto_answer else (),
         )
         try:
             answer = await self._ami.action({**action, "ActionID": click_id})
         except NotConnectedError:
             return Result(Code.NOT_CONNECTED, "the PBX is not connected at present; try again in a minute")
-        except ActionTimeoutError:
+        except (ActionTimeoutError, ConnectionLostError):
             return Result(Code.UNKNOWN, "the PBX did not say whether it places the call; the phone may ring")
         return Result() if answer.success else Result(Code.REFUSED, f"the PBX refused: {answer.message}")
 
@@ -195,6 +199,13 @@ def build_endpoints(pbx: PbxSettings) -> Endpoints:
     return Endpoints(
         extensions=pbx.extensions, trunks=pbx.trunks, endpoints=pbx.endpoints, inbound_contexts=pbx.inbound_contexts
     )
+
+
+def channels_of_named_phones(settings: Settings) -> dict[str, str]:
+    """How the phones are rung that are not named after their extension; a Local channel finds them by itself."""
+    if settings.dialer.channel.startswith(f"{LOCAL}/"):
+        return {}
+    return {extension: endpoint for endpoint, extension in settings.pbx.endpoints.items()}
 
 
 def build_clients(crm: CrmSettings) -> Clients:

@@ -186,6 +186,7 @@ class DialerSettings(Section):
     timeout_s: PositiveFloat = 30
     per_extension_per_minute: PositiveInt = 6
     per_minute: PositiveInt = 60
+    international: bool = False
     allow_numbers: list[Regex] = []
     deny_numbers: list[Regex] = []
     duplicate_window_s: PositiveFloat = 10

@@ -11,7 +11,7 @@ import pytest
 
 from crmbridge.demo.simulated_pbx import SimulatedPbx
 from crmbridge.pbx import ami as ami_module
-from crmbridge.pbx.ami import ActionTimeoutError, Ami, LoginRefusedError, NotConnectedError
+from crmbridge.pbx.ami import ActionTimeoutError, Ami, ConnectionLostError, LoginRefusedError, NotConnectedError
 from crmbridge.pbx.wire import Frame
 
 LIMIT_S = 10
@@ -176,7 +176,7 @@ async def test_an_action_that_was_not_answered_fails_and_is_not_sent_again() -> 
     async with asterisk(drops_after_originate, answers) as port, session(port, events) as ami:
         async with asyncio.timeout(LIMIT_S):
             await ami.ready()
-        with pytest.raises(NotConnectedError):
+        with pytest.raises(ConnectionLostError):
             await ami.action({"Action": "Originate", "Channel": "PJSIP/777"})
         await events.wait_for("CoreShowChannelsComplete")
     assert seen.count(b"Originate") == 1

@@ -177,6 +177,16 @@ async def test_a_click_dials_once_and_tells_the_crm_nothing_and_both_calls_are_l
     assert crm.targets == [RING, ANSWER]
 
 
+async def test_a_click_rings_the_phone_that_has_a_name_of_its_own(
+    tmp_path: Path, pbx: SimulatedPbx, crm: Receiver
+) -> None:
+    config = await configure(tmp_path, pbx, crm, '[pbx.endpoints]\n"PJSIP/alice-desk" = "781"')
+    async with daemon(config) as bridge:
+        await bridge.logged("ami.connected")
+        await get(await bridge.port(), "/dialer/sodialer.php?sExt=781&sNumber=0529876543&ClientId=10")
+        assert [one["Channel"] for one in pbx.originated] == ["PJSIP/alice-desk"]
+
+
 async def test_what_the_crm_did_not_take_is_sent_after_a_restart_with_the_same_key(
     tmp_path: Path, pbx: SimulatedPbx, crm: Receiver
 ) -> None:

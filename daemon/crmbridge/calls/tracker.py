@@ -174,31 +174,48 @@ class Tracker:
         for leg in self._legs:
             if leg.uniqueid not in channels:
                 self._gone(leg.uniqueid)
-        met = [known for event in channels.values() if (known := self._snapshot_leg(event)) is not None]
+        known = {leg.uniqueid for leg in self._legs}
+        legs = [met for event in channels.values() if (met := self._snapshot_leg(event)) is not None]
         self._pair_by_name(channels)
-        for leg in met:
+        for leg in legs:
+            if leg.uniqueid not in known:
+                self._attach(leg)
+        for leg in legs:
             self._adopt(leg)
-        for leg in met:
             if leg.state == RINGING or (leg.dialed and leg.state == UP):
                 self._rings(leg)
+        for leg in legs:
             self._talks(leg)
 
     def _snapshot_leg(self, event: Headers) -> Leg | None:
-        known = self._legs.get(event.get("Uniqueid", "")) is not None
         leg = self._leg(event)
         if leg is None:
             return None
         leg.state = event.get("ChannelState", leg.state)
         # Dial, Queue and Originate run these in a leg that they placed (main/dial.c, app_dial.c, app_queue.c).
         leg.dialed = leg.dialed or event.get("Application", "").startswith("AppDial")
-        if not known and leg.state in (RING, UP):
-            self._came_in(leg)
         bridge = event.get("BridgeId", "")
         if bridge:
             self._legs.enter(leg, bridge)
         else:
             self._legs.leave(leg)
         return leg
+
+    def _attach(self, leg: Leg) -> None:
+        """Take up a leg whose beginning was not seen: did it come in from outside, is it somebody's phone?
+
+        A leg that came in may have left its inbound context since, and nothing else tells its trunk; so whatever is no
+        phone, by name or by caller id, is taken for one. A phone's own caller id may be a guess by now; better a
+        right popup for most than none.
+        """
+        if leg.dialed or leg.state not in (RING, UP):
+            if leg.extension is None:
+                leg.extension = self._endpoints.extension(leg.name, caller_id_num=leg.caller_id_num)
+            return
+        self._came_in(leg)
+        phone = self._endpoints.extension(leg.name, caller_id_num=leg.caller_id_num)
+        if self._may_have_come_in(leg) and phone is None:
+            leg.inbound = Inbound(did="")
 
     def _pair_by_name(self, channels: Mapping[str, Headers]) -> None:
         halves: dict[str, Leg] = {}
@@ -254,8 +271,7 @@ class Tracker:
 
     def _came_in(self, leg: Leg) -> None:
         """A leg calls us: from outside?"""
-        is_root = leg.uniqueid == leg.linkedid and not leg.dialed and leg.name.technology != LOCAL
-        if not is_root or leg.name.carrier or leg.extension is not None or leg.inbound is not None:
+        if not self._may_have_come_in(leg):
             return
         if self._endpoints.is_inbound_context(leg.context):
             self._endpoints.learn_trunk(leg.name)
@@ -264,6 +280,10 @@ class Tracker:
         elif leg.name.endpoint not in self._strangers and len(self._strangers) < _MOST_STRANGERS:
             self._strangers.add(leg.name.endpoint)
             self._new_strangers.append((leg.name.endpoint, leg.context))
+
+    def _may_have_come_in(self, leg: Leg) -> bool:
+        is_root = leg.uniqueid == leg.linkedid and not leg.dialed and leg.name.technology != LOCAL
+        return is_root and not leg.name.carrier and leg.extension is None and leg.inbound is None
 
     def _rings(self, leg: Leg) -> None:
         """A phone rings: for an outside caller?"""

@@ -43,7 +43,11 @@ class LoginRefusedError(Exception):
 
 
 class NotConnectedError(Exception):
-    """There is no working connection to Asterisk, or it ended before the answer came. The action is not repeated."""
+    """There is no working connection to Asterisk; the action was not sent, and will not be."""
+
+
+class ConnectionLostError(Exception):
+    """The connection ended before the answer came. The action may have been carried out; it is not repeated."""
 
 
 class ActionTimeoutError(Exception):
@@ -104,7 +108,7 @@ class _Protocol(AMIProtocol):  # type: ignore[misc]  # panoramisk has no types
         self.closed = True
         for action in self.responses.values():
             if not action.future.done():
-                action.future.set_exception(NotConnectedError("the connection to Asterisk was lost"))
+                action.future.set_exception(ConnectionLostError("the connection to Asterisk was lost"))
                 action.future.exception()  # it may be that nobody waits any more
         self.responses.clear()
         if not self._lost.done():
@@ -170,7 +174,7 @@ class Ami:
                 async with self._connection() as protocol:
                     await self._session(protocol)
                 log.warning("ami.lost", host=self._host, port=self._port)
-            except (OSError, TimeoutError, NotConnectedError, ActionTimeoutError) as error:
+            except (OSError, TimeoutError, NotConnectedError, ConnectionLostError, ActionTimeoutError) as error:
                 log.warning("ami.unreachable", host=self._host, port=self._port, error=explain(error))
             if loop.time() - began > STABLE_S:
                 pauses = _pauses()
@@ -191,7 +195,8 @@ class Ami:
     async def action(self, fields: Action, *, timeout_s: float = ACTION_TIMEOUT_S) -> Answer:
         """Send one action and wait for its answer. It is sent once, whatever happens.
 
-        Raises NotConnectedError, ActionTimeoutError, and ValueError for a value that could be read as a second header.
+        Raises NotConnectedError, ConnectionLostError, ActionTimeoutError, and ValueError for a value that could be
+        read as a second header.
         """
         if self._protocol is None:
             raise NotConnectedError("not connected to Asterisk")
@@ -258,7 +263,7 @@ class Ami:
                 log.warning("ami.silent", hint="no answer to a ping; the connection is given up")
                 protocol.abort()
                 return
-            except NotConnectedError:
+            except (NotConnectedError, ConnectionLostError):
                 return
 
     async def _send(self, protocol: _Protocol, fields: Action, *, timeout_s: float) -> Answer:

@@ -141,7 +141,7 @@ class Outbox:
         try:
             found, queued = await self._read(lambda connection: sql.changes(connection, seen))
         except StoreError as error:
-            log.error("outbox.unreadable", reason=str(error))  # noqa: TRY400 (the message is for people)
+            log.error("outbox.unreadable", reason=str(error))
             return None
         self._interventions = found
         return queued
@@ -156,7 +156,7 @@ class Outbox:
         try:
             return remembered | await self._read(lambda connection: sql.known(connection, pbx, wanted))
         except StoreError as error:
-            log.error("outbox.unreadable", reason=str(error), effect="callbacks may be told twice")  # noqa: TRY400
+            log.error("outbox.unreadable", reason=str(error), effect="callbacks may be told twice")
             return remembered
 
     async def counts(self) -> dict[State, int]:
