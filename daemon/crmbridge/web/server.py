@@ -192,7 +192,9 @@ def _why(error: OSError, listen: str) -> str:
         if ":" in listen.rpartition(":")[0]
         else "no such kind of address",
     }
-    return f"{where}, {advice.get(error.errno or 0, error.strerror or str(error))}"
+    # From Python 3.13 on, asyncio passes an address that this machine doesn't have over, and says so without a number.
+    number = error.errno or errno.EADDRNOTAVAIL
+    return f"{where}, {advice.get(number, error.strerror or str(error))}"
 
 
 def _name(client: Address | None, request: web.Request) -> str:
