@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 
 from crmbridge.calls.channels import LOCAL, ChannelName
 from crmbridge.calls.events import Kind
+from crmbridge.calls.phases import Phase
 
 _HOLDING = "holding_bridge"
 """Bridge technology of parking and of waiting rooms: all in it hear music, not one another (bridge_holding.c)."""
 
 _DEEPEST = 32
 """Dials above one another before we call it a loop; nested follow-me on FreePBX reaches about 8."""
-
-UP = "6"
 
 
 @dataclass(slots=True)
@@ -42,7 +41,6 @@ class Leg:
     uniqueid: str
     linkedid: str
     name: ChannelName
-    state: str
     context: str
     exten: str
     caller_id_num: str
@@ -51,17 +49,11 @@ class Leg:
     extension: str | None = None
     inbound: Inbound | None = None
     """Set on the legs over which outside callers came in."""
-    called_in: bool = False
-    """It reached state Ring: this channel calls us, nobody rings it."""
-    dialed: bool = False
-    """It was the destination of a dial or of an Originate."""
+    phase: Phase = Phase.NEW
     parent: str | None = None
-    """Uniqueid of the leg that dialed it; None for an Originate, too."""
+    """Uniqueid of the leg that dialed it; None where nobody did, or an Originate, or it was not seen."""
     other_half: str | None = None
     bridge: str | None = None
-    ringing: bool = False
-    hangup_requested: bool = False
-    """Its far side has hung up: it may still cross a bridge for a moment, and nobody hears anybody there."""
 
 
 class Legs:
@@ -135,7 +127,7 @@ class Legs:
             elif leg.name.half == "2":
                 above = self._legs.get(leg.other_half or "")
             else:
-                return None if leg.name.technology == LOCAL or leg.dialed else leg
+                return None if leg.name.technology == LOCAL else leg
             if above is None:
                 return None
             leg = above
@@ -153,7 +145,7 @@ class Legs:
             seen.add(bridge)
             for uniqueid in self._members.get(bridge, ()):
                 member = self._legs[uniqueid]
-                if member.hangup_requested or member.name.carrier:
+                if member.phase is Phase.LEAVING or member.name.carrier:
                     continue
                 found[uniqueid] = member
                 other = self._legs.get(member.other_half or "")

@@ -23,13 +23,18 @@ from datetime import datetime
 from crmbridge.calls.channels import LOCAL, Endpoints, parse_name
 from crmbridge.calls.clients import Clients
 from crmbridge.calls.events import CallEvent, Kind
-from crmbridge.calls.legs import UP, Inbound, Leg, Legs
+from crmbridge.calls.legs import Inbound, Leg, Legs
+from crmbridge.calls.phases import TABLE, Ask, Phase, Signal
 
 Headers = Mapping[str, str]
 """An AMI event: header names as Asterisk writes them, `Event` among them."""
 
-RING, RINGING = "4", "5"
+RING, RINGING, UP = "4", "5", "6"
 """AST_STATE_RING: this channel calls us. AST_STATE_RINGING: we ring it (include/asterisk/channelstate.h)."""
+
+_OF_STATE = {RING: Signal.CALLS, RINGING: Signal.RINGS}
+# Some phones send only early media (183); one that is merely being reached says PROCEEDING.
+_OF_DIAL_STATE = {"RINGING": Signal.RINGS, "PROGRESS": Signal.RINGS}
 
 _MOST_STRANGERS = 1000
 """Where guests may call in, each address is an endpoint of its own: they are not worth memory without end."""
@@ -86,12 +91,12 @@ class Tracker:
         leg = self._leg(event)
         if leg is not None:
             leg.own_caller_id_num = event.get("CallerIDNum", "")
-            self._reached(leg, event)
+            self._step(leg, _OF_STATE.get(event.get("ChannelState", "")))
 
     def _newstate(self, event: Headers) -> None:
         leg = self._leg(event)
         if leg is not None:
-            self._reached(leg, event)
+            self._step(leg, _OF_STATE.get(event.get("ChannelState", "")))
 
     def _new_caller_id(self, event: Headers) -> None:
         leg = self._legs.get(event.get("Uniqueid", ""))
@@ -107,7 +112,7 @@ class Tracker:
     def _hangup_request(self, event: Headers) -> None:
         leg = self._legs.get(event.get("Uniqueid", ""))
         if leg is not None:
-            leg.hangup_requested = True
+            self._step(leg, Signal.HANGUP_REQUEST)
 
     def _hangup(self, event: Headers) -> None:
         self._gone(event.get("Uniqueid", ""))
@@ -120,36 +125,30 @@ class Tracker:
     # Dials
 
     def _dial_begin(self, event: Headers) -> None:
-        leg = self._leg(event, "Dest")
-        if leg is None:
+        leg, dialing = self._leg(event, "Dest"), self._leg(event)
+        if leg is None or (leg.phase, Signal.DIAL) not in TABLE:
             return
-        dialing = self._leg(event)
-        leg.dialed = True
         leg.parent = dialing.uniqueid if dialing is not None else None
         if leg.extension is None:
             leg.extension = self._endpoints.extension(leg.name, caller_id_num=leg.own_caller_id_num)
         origin = self._legs.origin(leg)
         if origin is not None and origin.inbound is not None:
             self._settle_number(origin, origin.inbound)
-        if leg.ringing or event.get("DestChannelState") == RINGING:
-            self._rings(leg)
+        self._step(leg, Signal.DIAL)
+        if event.get("DestChannelState") == RINGING:
+            self._step(leg, Signal.RINGS)
         for unexplained in list(self._unexplained.values()):
             self._rings(unexplained)
 
     def _dial_state(self, event: Headers) -> None:
         leg = self._leg(event, "Dest")
-        # Some phones send only early media (183); a phone that is merely being reached says PROCEEDING.
-        if leg is not None and event.get("DialStatus") in ("RINGING", "PROGRESS"):
-            self._rings(leg)
+        if leg is not None:
+            self._step(leg, _OF_DIAL_STATE.get(event.get("DialStatus", "")))
 
     def _dial_end(self, event: Headers) -> None:
         leg = self._leg(event, "Dest")
-        if leg is None:
-            return
-        if event.get("DialStatus") == "ANSWER":
-            self._rings(leg)  # a phone that answers at once never said that it rang
-        leg.ringing = False
-        self._unexplained.pop(leg.uniqueid, None)
+        if leg is not None:
+            self._step(leg, Signal.ANSWER if event.get("DialStatus") == "ANSWER" else Signal.FAIL)
 
     # Bridges
 
@@ -175,47 +174,49 @@ class Tracker:
             if leg.uniqueid not in channels:
                 self._gone(leg.uniqueid)
         known = {leg.uniqueid for leg in self._legs}
-        legs = [met for event in channels.values() if (met := self._snapshot_leg(event)) is not None]
+        legs = {met.uniqueid: met for event in channels.values() if (met := self._leg(event)) is not None}
         self._pair_by_name(channels)
-        for leg in legs:
-            if leg.uniqueid not in known:
-                self._attach(leg)
-        for leg in legs:
+        for uniqueid, leg in legs.items():
+            self._take_bridge(leg, channels[uniqueid])
+            if uniqueid not in known:
+                self._attach(leg, channels[uniqueid])
+        for uniqueid, leg in legs.items():
             self._adopt(leg)
-            if leg.state == RINGING or (leg.dialed and leg.state == UP):
-                self._rings(leg)
-        for leg in legs:
+            self._catch_up(leg, channels[uniqueid].get("ChannelState", ""))
+        for leg in legs.values():
             self._talks(leg)
 
-    def _snapshot_leg(self, event: Headers) -> Leg | None:
-        leg = self._leg(event)
-        if leg is None:
-            return None
-        leg.state = event.get("ChannelState", leg.state)
-        # Dial, Queue and Originate run these in a leg that they placed (main/dial.c, app_dial.c, app_queue.c).
-        leg.dialed = leg.dialed or event.get("Application", "").startswith("AppDial")
-        bridge = event.get("BridgeId", "")
-        if bridge:
-            self._legs.enter(leg, bridge)
+    def _take_bridge(self, leg: Leg, event: Headers) -> None:
+        if event.get("BridgeId"):
+            self._legs.enter(leg, event["BridgeId"])
         else:
             self._legs.leave(leg)
-        return leg
 
-    def _attach(self, leg: Leg) -> None:
+    def _attach(self, leg: Leg, event: Headers) -> None:
         """Take up a leg whose beginning was not seen: did it come in from outside, is it somebody's phone?
 
         A leg that came in may have left its inbound context since, and nothing else tells its trunk; so whatever is no
         phone, by name or by caller id, is taken for one. A phone's own caller id may be a guess by now; better a
         right popup for most than none.
         """
-        if leg.dialed or leg.state not in (RING, UP):
-            if leg.extension is None:
-                leg.extension = self._endpoints.extension(leg.name, caller_id_num=leg.caller_id_num)
-            return
-        self._came_in(leg)
-        phone = self._endpoints.extension(leg.name, caller_id_num=leg.caller_id_num)
-        if self._may_have_come_in(leg) and phone is None:
-            leg.inbound = Inbound(did="")
+        leg.own_caller_id_num = leg.caller_id_num
+        # Dial, Queue and Originate run these in a leg that they placed (main/dial.c, app_dial.c, app_queue.c).
+        if event.get("Application", "").startswith("AppDial"):
+            leg.extension = self._endpoints.extension(leg.name, caller_id_num=leg.own_caller_id_num)
+            self._step(leg, Signal.DIAL)
+        elif event.get("ChannelState") in (RING, UP):
+            may_be_outside = self._may_have_come_in(leg)
+            self._step(leg, Signal.CALLS)
+            phone = self._endpoints.extension(leg.name, caller_id_num=leg.own_caller_id_num)
+            if may_be_outside and leg.inbound is None and phone is None:
+                leg.inbound = Inbound(did="")
+
+    def _catch_up(self, leg: Leg, state: str) -> None:
+        """What a leg did meanwhile, from the state in which it is found."""
+        if state == RINGING:
+            self._step(leg, Signal.RINGS)
+        elif state == UP:
+            self._step(leg, Signal.ANSWER)
 
     def _pair_by_name(self, channels: Mapping[str, Headers]) -> None:
         halves: dict[str, Leg] = {}
@@ -230,7 +231,7 @@ class Tracker:
 
     def _adopt(self, leg: Leg) -> None:
         """A dialed leg whose dial was not seen belongs to the one outside call with its Linkedid."""
-        if not leg.dialed or leg.parent is not None:
+        if leg.phase is not Phase.DIALED or leg.parent is not None:
             return
         roots = [root for root in self._legs if root.inbound is not None and root.linkedid == leg.linkedid]
         if len(roots) == 1:
@@ -251,7 +252,6 @@ class Tracker:
             uniqueid=uniqueid,
             linkedid=event.get(prefix + "Linkedid", ""),
             name=name,
-            state=event.get(prefix + "ChannelState", ""),
             context=event.get(prefix + "Context", ""),
             exten=event.get(prefix + "Exten", ""),
             caller_id_num=event.get(prefix + "CallerIDNum", ""),
@@ -260,13 +260,17 @@ class Tracker:
         self._legs.add(leg)
         return leg
 
-    def _reached(self, leg: Leg, event: Headers) -> None:
-        """A leg reached a channel state."""
-        leg.state = event.get("ChannelState", "")
-        if leg.state == RING:
-            leg.called_in = True
+    def _step(self, leg: Leg, signal: Signal | None) -> None:
+        """Take a leg where this signal takes it, and ask what is to be asked there."""
+        step = TABLE.get((leg.phase, signal)) if signal is not None else None
+        if step is None:
+            return
+        leg.phase = step.phase
+        if step.phase is not Phase.RINGING:
+            self._unexplained.pop(leg.uniqueid, None)
+        if step.ask is Ask.CAME_IN:
             self._came_in(leg)
-        elif leg.state == RINGING:
+        elif step.ask is Ask.RINGS_FOR:
             self._rings(leg)
 
     def _came_in(self, leg: Leg) -> None:
@@ -282,13 +286,13 @@ class Tracker:
             self._new_strangers.append((leg.name.endpoint, leg.context))
 
     def _may_have_come_in(self, leg: Leg) -> bool:
-        is_root = leg.uniqueid == leg.linkedid and not leg.dialed and leg.name.technology != LOCAL
-        return is_root and not leg.name.carrier and leg.extension is None and leg.inbound is None
+        """Whether nobody's phone is at the root of a call of its own here."""
+        is_root = leg.uniqueid == leg.linkedid and leg.parent is None and leg.name.technology != LOCAL
+        return is_root and not leg.name.carrier and leg.extension is None
 
     def _rings(self, leg: Leg) -> None:
         """A phone rings: for an outside caller?"""
-        leg.ringing = True
-        if leg.extension is None or leg.called_in:
+        if leg.extension is None:
             return
         origin = self._legs.origin(leg)
         if origin is None:

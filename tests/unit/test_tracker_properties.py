@@ -1,0 +1,300 @@
+"""The tracker on calls that nobody recorded: a model PBX does anything, and knows who hears whom."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import count
+from random import Random
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from crmbridge.calls.channels import Endpoints
+from crmbridge.calls.clients import Clients
+from crmbridge.calls.events import CallEvent, Kind
+from crmbridge.calls.tracker import Tracker
+from crmbridge.demo.traces import shipped
+from crmbridge.pbx.wire import Frame, FrameReader
+
+AT = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+EXTENSIONS = ["777", "778", "779"]
+
+
+def a_tracker() -> Tracker:
+    return Tracker(
+        pbx="pbx",
+        endpoints=Endpoints(extensions=r"7\d\d", inbound_contexts=["from-trunk"]),
+        clients=Clients("10"),
+        caller=lambda raw: raw,
+    )
+
+
+@dataclass(eq=False)
+class Channel:
+    uniqueid: str
+    name: str
+    linkedid: str
+    context: str
+    state: str
+    extension: str | None = None
+    inbound: bool = False
+    parent: Channel | None = None
+    other: Channel | None = None
+    bridge: str | None = None
+    dialed: bool = False
+    over: bool = False
+    """Its far side has hung up."""
+
+    def headers(self, prefix: str = "") -> Frame:
+        values = {
+            "Channel": self.name,
+            "ChannelState": self.state,
+            "CallerIDNum": "033004799",
+            "Context": self.context,
+            "Exten": "0723456777",
+            "Uniqueid": self.uniqueid,
+            "Linkedid": self.linkedid,
+        }
+        return {prefix + key: value for key, value in values.items()}
+
+    def root(self) -> Channel:
+        """Who began what led to this leg; Local halves stand for each other."""
+        channel = self
+        while True:
+            if channel.parent is not None:
+                channel = channel.parent
+            elif channel.name.endswith(";2") and channel.other is not None:
+                channel = channel.other
+            else:
+                return channel
+
+
+class ModelPbx(RuleBasedStateMachine):
+    """Any order of what channels can do. Whoever shares bridges, through Locals or not, hears one another."""
+
+    @initialize()
+    def start(self) -> None:
+        self.tracker = a_tracker()
+        self.channels: list[Channel] = []
+        self.ids = count(1)
+        self.told: Counter[tuple[Kind, str, str]] = Counter()
+        self.heard: set[tuple[str, str]] = set()
+
+    def send(self, name: str, *headers: Frame, **more: str) -> list[CallEvent]:
+        event: Frame = {"Event": name}
+        for each in headers:
+            event |= each
+        told = self.tracker.handle(event | more, AT)
+        for one in told:
+            self.told[(one.kind, one.call, one.extension)] += 1
+            if one.kind is Kind.ANSWER:
+                assert (one.call, one.extension) in self.hearing(), "told to talk, but hears no outside caller"
+        return told
+
+    def hearing(self) -> set[tuple[str, str]]:
+        """Inbound callers and the extensions that hear them."""
+        pairs = set()
+        for caller in (channel for channel in self.channels if channel.inbound):
+            group, grew = {id(caller)} if caller.bridge and not caller.over else set(), True
+            while grew:
+                grew = False
+                for channel in self.channels:
+                    if id(channel) in group or channel.over or channel.bridge is None:
+                        continue
+                    bridges = {c.bridge for c in self.channels if id(c) in group}
+                    halves = {c.other.bridge for c in self.channels if id(c) in group and c.other is not None}
+                    if channel.bridge in bridges | halves:
+                        group.add(id(channel))
+                        grew = True
+            pairs |= {(caller.uniqueid, c.extension) for c in self.channels if id(c) in group and c.extension}
+        return pairs
+
+    def make(self, name: str, context: str, state: str, by: Channel | None = None) -> Channel:
+        uniqueid = f"1795413177.{next(self.ids)}"
+        channel = Channel(uniqueid, name.format(next(self.ids)), by.linkedid if by else uniqueid, context, state)
+        self.channels.append(channel)
+        self.send("Newchannel", channel.headers())
+        return channel
+
+    def pick(self, data: st.DataObject, channels: list[Channel]) -> Channel | None:
+        return data.draw(st.sampled_from(channels)) if channels else None
+
+    def dial(self, by: Channel, channel: Channel) -> None:
+        channel.dialed, channel.parent = True, by
+        self.send("DialBegin", by.headers(), channel.headers("Dest"))
+
+    @property
+    def callers(self) -> list[Channel]:
+        """Who can dial: roots and second halves of Locals, outside bridges."""
+        return [c for c in self.channels if not c.over and c.bridge is None and c.state in ("4", "6") and not c.dialed]
+
+    @rule()
+    def calls_come_in(self) -> None:
+        self.make("PJSIP/trunk-{:08x}", "from-trunk", "4").inbound = True
+
+    @rule(extension=st.sampled_from(EXTENSIONS))
+    def a_phone_calls(self, extension: str) -> None:
+        self.make(f"PJSIP/{extension}-{{:08x}}", "from-internal", "4").extension = extension
+
+    @rule(data=st.data(), extension=st.sampled_from(EXTENSIONS))
+    def dial_a_phone(self, data: st.DataObject, extension: str) -> None:
+        by = self.pick(data, self.callers)
+        if by is not None:
+            phone = self.make(f"PJSIP/{extension}-{{:08x}}", "from-internal", "0", by)
+            phone.extension = extension
+            self.dial(by, phone)
+
+    @rule(data=st.data())
+    def dial_a_mobile(self, data: st.DataObject) -> None:
+        by = self.pick(data, self.callers)
+        if by is not None:
+            self.dial(by, self.make("PJSIP/trunk-{:08x}", "from-trunk", "0", by))
+
+    @rule(data=st.data(), late=st.booleans())
+    def dial_a_local(self, data: st.DataObject, late: bool) -> None:
+        """A Local, whose second half dials a phone; the outer dial may be told last."""
+        by = self.pick(data, self.callers)
+        if by is None:
+            return
+        number = next(self.ids)
+        one = self.make(f"Local/778@from-queue-{number:08x};1", "from-queue", "0", by)
+        two = self.make(f"Local/778@from-queue-{number:08x};2", "from-queue", "4", by)
+        one.other, two.other = two, one
+        self.send("LocalBridge", one.headers("LocalOne"), two.headers("LocalTwo"))
+        if not late:
+            self.dial(by, one)
+        phone = self.make("PJSIP/778-{:08x}", "from-internal", "0", two)
+        phone.extension = "778"
+        self.dial(two, phone)
+        if late:
+            self.dial(by, one)
+
+    @rule(data=st.data())
+    def ring(self, data: st.DataObject) -> None:
+        leg = self.pick(data, [c for c in self.channels if c.dialed and c.state == "0" and not c.over])
+        if leg is not None:
+            leg.state = "5"
+            self.send("Newstate", leg.headers())
+
+    @rule(data=st.data())
+    def answer(self, data: st.DataObject) -> None:
+        leg = self.pick(data, [c for c in self.channels if c.dialed and c.state in ("0", "5") and not c.over])
+        if leg is not None and leg.parent is not None:
+            leg.state = "6"
+            self.send("Newstate", leg.headers())
+            self.send("DialEnd", leg.parent.headers(), leg.headers("Dest"), DialStatus="ANSWER")
+
+    @rule(data=st.data())
+    def give_up(self, data: st.DataObject) -> None:
+        leg = self.pick(data, [c for c in self.channels if c.dialed and c.state in ("0", "5")])
+        if leg is not None and leg.parent is not None:
+            self.send("DialEnd", leg.parent.headers(), leg.headers("Dest"), DialStatus="NOANSWER")
+            self.hang_up(leg)
+
+    @rule(data=st.data(), bridge=st.sampled_from("ABC"))
+    def enter(self, data: st.DataObject, bridge: str) -> None:
+        channel = self.pick(data, [c for c in self.channels if c.state in ("4", "6")])
+        if channel is not None:
+            if channel.bridge is not None:
+                self.leave(channel)
+            channel.bridge = bridge
+            self.send("BridgeEnter", channel.headers(), BridgeUniqueid=bridge, BridgeTechnology="simple_bridge")
+            self.heard |= self.hearing()
+
+    @rule(data=st.data())
+    def someone_leaves(self, data: st.DataObject) -> None:
+        channel = self.pick(data, [c for c in self.channels if c.bridge is not None])
+        if channel is not None:
+            self.leave(channel)
+
+    def leave(self, channel: Channel) -> None:
+        bridge, channel.bridge = channel.bridge or "", None
+        self.send("BridgeLeave", channel.headers(), BridgeUniqueid=bridge)
+
+    @rule(data=st.data())
+    def far_side_hangs_up(self, data: st.DataObject) -> None:
+        channel = self.pick(data, self.channels)
+        if channel is not None:
+            channel.over = True
+            self.send("HangupRequest", channel.headers())
+
+    @rule(data=st.data())
+    def someone_is_hung_up(self, data: st.DataObject) -> None:
+        channel = self.pick(data, self.channels)
+        if channel is not None:
+            self.hang_up(channel)
+
+    def hang_up(self, channel: Channel) -> None:
+        self.channels.remove(channel)
+        for other in self.channels:
+            if other.other is channel:
+                other.other = None
+        self.send("Hangup", channel.headers())
+
+    @precondition(lambda self: not any(c.over for c in self.channels))
+    @rule()
+    def snapshot(self) -> None:
+        for channel in self.channels:
+            app = "AppDial" if channel.dialed else ""
+            self.send("CoreShowChannel", channel.headers(), BridgeId=channel.bridge or "", Application=app)
+        self.send("CoreShowChannelsComplete")
+
+    @invariant()
+    def everything_is_told_once(self) -> None:
+        if hasattr(self, "told"):
+            assert all(times == 1 for times in self.told.values())
+            answered = {(call, extension) for kind, call, extension in self.told if kind is Kind.ANSWER}
+            assert self.heard <= answered, "an extension talks, and nobody was told"
+
+    @invariant()
+    def nothing_is_left_of_channels_that_are_gone(self) -> None:
+        if hasattr(self, "tracker"):
+            assert len(self.tracker) == len(self.channels)
+
+    def teardown(self) -> None:
+        for channel in list(getattr(self, "channels", [])):
+            self.hang_up(channel)
+        assert len(self.tracker) == 0
+        assert self.tracker.calls == 0
+        assert not self.tracker._unexplained
+
+
+ModelPbx.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestModelPbx = ModelPbx.TestCase
+
+
+def test_a_thousand_calls_at_once_give_a_thousand_times_what_one_gives() -> None:
+    """Recorded calls, their ids made different, their events shuffled into one another."""
+    random = Random(1)
+    endpoints = Endpoints(extensions=r"[17]\d\d", inbound_contexts=["from-trunk*", "from-pstn*"])
+    tracker = Tracker(pbx="pbx", endpoints=endpoints, clients=Clients("10"), caller=lambda raw: raw)
+    recorded = [FrameReader(Tracker.EVENTS).feed(trace.raw) for trace in shipped()]
+    alone: list[Counter[tuple[Kind, str]]] = []
+    for frames in recorded:
+        told = [one for frame in frames for one in tracker.handle(frame, AT)]
+        alone.append(Counter((one.kind, one.extension) for one in told))
+        assert len(tracker) == 0
+    copies = [index % len(recorded) for index in range(1000)]
+    waiting = [iter(recorded[index]) for index in copies]
+    result: list[Counter[tuple[Kind, str]]] = [Counter() for _ in copies]
+    going = list(range(len(copies)))
+    while going:
+        which = random.randrange(len(going))
+        number = going[which]
+        frame = next(waiting[number], None)
+        if frame is None:
+            going[which] = going[-1]
+            going.pop()
+            continue
+        for one in tracker.handle(_as_copy(frame, number), AT):
+            assert one.call.startswith(f"{number}-"), "told for another call"
+            result[number][(one.kind, one.extension)] += 1
+    assert result == [alone[index] for index in copies]
+    assert len(tracker) == 0
+
+
+def _as_copy(frame: Frame, number: int) -> Frame:
+    return {key: f"{number}-{value}" if key.endswith(("niqueid", "inkedid")) else value for key, value in frame.items()}
