@@ -50,7 +50,7 @@ class Network:
 
         def make() -> socket.socket:
             made = socket.socket(family, kind)
-            made.setblocking(False)
+            made.settimeout(0)
             return made
 
         return self._inside(make)
@@ -75,7 +75,7 @@ class Network:
         try:
             made.settimeout(timeout_s)
             made.connect(address)
-            made.setblocking(False)
+            made.settimeout(0)
         except BaseException:
             made.close()
             raise

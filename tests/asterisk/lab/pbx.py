@@ -1,4 +1,4 @@
-"""One real Asterisk: in a network, a process and a mount namespace of its own, on top of a root filesystem it can't alter.
+"""One real Asterisk, in namespaces of its own, on top of a root filesystem that it can't alter.
 
 What it writes goes to memory and is gone with it. It is killed when this process dies, and its mounts go with it.
 The configuration is the lab's (`conf/`), and the files that we ship (`asterisk-conf/vanilla/`) as they are, but for the
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import select
 import signal
 import socket
 import subprocess
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from tests.asterisk.lab.network import Network
+from tests.asterisk.lab.readiness import says_ready
 
 HERE = Path(__file__).parent
 SHIPPED = HERE.parents[2] / "asterisk-conf" / "vanilla"
@@ -91,7 +91,7 @@ def running(version: str, root: Path, network: Network) -> Iterator[Pbx]:
     with tempfile.TemporaryFile() as output, _ready_socket(network) as ready:
         process = subprocess.Popen(
             network.command(
-                "unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--", str(HERE / "start-pbx")
+                "unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child=KILL", "--", str(HERE / "start-pbx")
             ),
             env={
                 "PATH": os.environ["PATH"],
@@ -106,7 +106,8 @@ def running(version: str, root: Path, network: Network) -> Iterator[Pbx]:
         )
         pbx = Pbx(version, network, process, output)
         try:
-            _wait_ready(pbx, process, ready)
+            if not says_ready(process, ready, timeout_s=START_TIMEOUT_S):
+                raise PbxError(f"Asterisk {version} did not start:\n{pbx.log()[-3000:]}")
             yield pbx
         finally:
             pbx.stop()
@@ -121,18 +122,3 @@ def _ready_socket(network: Network) -> Iterator[socket.socket]:
     with network.new_socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
         ready.bind(f"\0{_READY}")
         yield ready
-
-
-def _wait_ready(pbx: Pbx, process: subprocess.Popen[bytes], ready: socket.socket) -> None:
-    ended = os.pidfd_open(process.pid)
-    try:
-        poll = select.poll()
-        poll.register(ended, select.POLLIN)
-        poll.register(ready, select.POLLIN)
-        while (happened := dict(poll.poll(START_TIMEOUT_S * 1000))) and ended not in happened:
-            if b"READY=1" in ready.recv(4096):
-                return
-    finally:
-        os.close(ended)
-    what = "ended" if happened else f"was not ready within {START_TIMEOUT_S} s"
-    raise PbxError(f"Asterisk {pbx.version} {what}:\n{pbx.log()[-3000:]}")

@@ -1,0 +1,26 @@
+"""Click to call: the PBX calls the agent, then the customer. The CRM is told nothing of it."""
+
+from __future__ import annotations
+
+from tests.asterisk.lab.stage import Stage, scenario
+
+
+@scenario("Originate PJSIP/777 to 0521111111@from-internal: 777 answers, then the customer")
+async def click_to_call(stage: Stage) -> None:
+    answer = await stage.ami.action(
+        "Originate",
+        Channel="PJSIP/777",
+        ChannelId="crmbridge-1",
+        Context="from-internal",
+        Exten="0521111111",
+        Priority="1",
+        CallerID='"CRM 0521111111" <777>',
+        Timeout="30000",
+        Async="true",
+    )
+    assert answer["Response"] == "Success", answer
+    agent = await stage.phone("777").called()
+    customer = await stage.trunk.called()
+    assert customer.dialed == "0521111111"
+    await stage.talk(agent, customer, for_s=1.2)
+    await agent.hang_up()

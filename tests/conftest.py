@@ -1,0 +1,57 @@
+"""For all tests: what they need of the machine, the order of the tiers, and a last line for each tier.
+
+A tier is a folder. `@pytest.mark.needs("asterisk", "sipp")` names what `tests.needs` knows.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))  # tests import one another as tests.…
+
+from tests.needs import TIERS, lacking, missing  # noqa: E402  # after the path it needs
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip (or fail) what this machine can't run, before any fixture is made."""
+    for marker in item.iter_markers("needs"):
+        for need in marker.args:
+            if reason := lacking(need):
+                missing(reason)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Cheapest tier first; within a tier the order stays."""
+    items.sort(key=lambda item: _rank(item.path))
+
+
+def _rank(path: Path) -> int:
+    tier = _tier(path)
+    return TIERS.index(tier) if tier in TIERS else len(TIERS)
+
+
+def _tier(path: Path) -> str:
+    return path.relative_to(HERE).parts[0] if path.is_relative_to(HERE) else "other"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line a tier: what ran, what was skipped, and why."""
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    reasons: defaultdict[str, set[str]] = defaultdict(set)
+    for outcome in ("passed", "failed", "error", "skipped"):
+        for report in terminalreporter.getreports(outcome):
+            tier = _tier(terminalreporter.config.rootpath / report.nodeid.partition("::")[0])
+            counts[tier][outcome] += 1
+            if outcome == "skipped" and isinstance(report.longrepr, tuple):
+                reasons[tier].add(report.longrepr[2].removeprefix("Skipped: "))
+    terminalreporter.section("tiers")
+    for tier in sorted(counts, key=lambda tier: _rank(HERE / tier)):
+        told = ", ".join(f"{number} {outcome}" for outcome, number in counts[tier].items())
+        why = f": {'; '.join(sorted(reasons[tier]))}" if reasons[tier] else ""
+        terminalreporter.line(f"{tier:12} {told}{why}")

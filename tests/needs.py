@@ -1,0 +1,63 @@
+"""What a test needs of the machine, and what happens where it isn't there: a skip that says why.
+
+With `REQUIRE=all` in the environment it is a failure instead: nothing may be left out in silence.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+from collections.abc import Callable
+from functools import cache
+from typing import NoReturn
+
+import pytest
+
+TIERS = ("unit", "integration", "asterisk", "system")
+"""The folders of tests, cheapest first; that is the order in which they run."""
+
+
+def missing(reason: str) -> NoReturn:
+    """Skip the running test, or fail it under REQUIRE=all."""
+    if os.environ.get("REQUIRE") == "all":
+        pytest.fail(f"{reason} (REQUIRE=all: nothing may be skipped)", pytrace=False)
+    pytest.skip(reason)
+
+
+def lacking(need: str) -> str | None:
+    """Why this machine does not have it, None if it has."""
+    return _NEEDS[need]()
+
+
+@cache
+def _namespaces() -> str | None:
+    """Whether we may make network and mount namespaces, asked of the kernel in a child."""
+    if os.geteuid() != 0:
+        return "not root: network namespaces and chroots need root"
+    libc = ctypes.CDLL(None, use_errno=True)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if libc.unshare(0x40000000 | 0x00020000) == 0 else 1)  # CLONE_NEWNET | CLONE_NEWNS
+    return None if os.waitpid(child, 0)[1] == 0 else "root, but not allowed to make namespaces (CAP_SYS_ADMIN)"
+
+
+def _programs(*programs: str) -> str | None:
+    absent = [program for program in programs if shutil.which(program, path=_path()) is None]
+    return f"not installed: {', '.join(absent)} (as root, tests/run installs what is missing)" if absent else None
+
+
+def _path() -> str:
+    return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+
+
+def _asterisk() -> str | None:
+    return _namespaces() or _programs("mmdebstrap", "ip", "nsenter", "unshare", "setpriv")
+
+
+_NEEDS: dict[str, Callable[[], str | None]] = {
+    "asterisk": _asterisk,
+    "mariadb": lambda: _programs("mariadbd", "mariadb-install-db", "mariadb", "setpriv"),
+    "namespaces": lambda: _namespaces() or _programs("ip", "nsenter", "setpriv"),
+    "sipp": lambda: _programs("sipp"),
+}
