@@ -60,16 +60,15 @@ class Channel:
         }
         return {prefix + key: value for key, value in values.items()}
 
-    def root(self) -> Channel:
-        """Who began what led to this leg; Local halves stand for each other."""
-        channel = self
+    def path(self) -> list[Channel]:
+        """From this leg to whoever began what led to it; Local halves stand for each other."""
+        path = [self]
         while True:
-            if channel.parent is not None:
-                channel = channel.parent
-            elif channel.name.endswith(";2") and channel.other is not None:
-                channel = channel.other
-            else:
-                return channel
+            last = path[-1]
+            above = last.parent or (last.other if last.name.endswith(";2") else None)
+            if above is None:
+                return path
+            path.append(above)
 
 
 class ModelPbx(RuleBasedStateMachine):
@@ -82,6 +81,9 @@ class ModelPbx(RuleBasedStateMachine):
         self.ids = count(1)
         self.told: Counter[tuple[Kind, str, str]] = Counter()
         self.heard: set[tuple[str, str]] = set()
+        self.rang: set[tuple[str, str]] = set()
+        self.untold: list[tuple[Channel, Channel]] = []
+        """Dials of Locals that are still to be told: who dials, and the first half."""
 
     def send(self, name: str, *headers: Frame, **more: str) -> list[CallEvent]:
         event: Frame = {"Event": name}
@@ -90,9 +92,18 @@ class ModelPbx(RuleBasedStateMachine):
         told = self.tracker.handle(event | more, AT)
         for one in told:
             self.told[(one.kind, one.call, one.extension)] += 1
+            if one.kind is Kind.RING:
+                assert (one.call, one.extension) in self.ringing(), "told to ring, but not for this caller"
             if one.kind is Kind.ANSWER:
                 assert (one.call, one.extension) in self.hearing(), "told to talk, but hears no outside caller"
         return told
+
+    def ringing(self) -> set[tuple[str, str]]:
+        """Inbound callers and the extensions that ring for them, or have answered them."""
+        phones = [c for c in self.channels if c.dialed and c.extension and c.state in ("5", "6") and not c.over]
+        paths = [phone.path() for phone in phones]
+        live = [path for path in paths if path[-1].inbound and all(leg in self.channels for leg in path)]
+        return {(path[-1].uniqueid, path[0].extension or "") for path in live}
 
     def hearing(self) -> set[tuple[str, str]]:
         """Inbound callers and the extensions that hear them."""
@@ -105,7 +116,7 @@ class ModelPbx(RuleBasedStateMachine):
                     if id(channel) in group or channel.over or channel.bridge is None:
                         continue
                     bridges = {c.bridge for c in self.channels if id(c) in group}
-                    halves = {c.other.bridge for c in self.channels if id(c) in group and c.other is not None}
+                    halves = {c.other.bridge for c in self.channels if id(c) in group and c.other and not c.other.over}
                     if channel.bridge in bridges | halves:
                         group.add(id(channel))
                         grew = True
@@ -155,7 +166,7 @@ class ModelPbx(RuleBasedStateMachine):
 
     @rule(data=st.data(), late=st.booleans())
     def dial_a_local(self, data: st.DataObject, late: bool) -> None:
-        """A Local, whose second half dials a phone; the outer dial may be told last."""
+        """A Local, whose second half dials a phone; the outer dial may be told at any time after."""
         by = self.pick(data, self.callers)
         if by is None:
             return
@@ -164,13 +175,24 @@ class ModelPbx(RuleBasedStateMachine):
         two = self.make(f"Local/778@from-queue-{number:08x};2", "from-queue", "4", by)
         one.other, two.other = two, one
         self.send("LocalBridge", one.headers("LocalOne"), two.headers("LocalTwo"))
-        if not late:
+        if late:
+            self.untold.append((by, one))
+        else:
             self.dial(by, one)
         phone = self.make("PJSIP/778-{:08x}", "from-internal", "0", two)
         phone.extension = "778"
         self.dial(two, phone)
-        if late:
+
+    @precondition(lambda self: self.untold)
+    @rule()
+    def tell_the_outer_dial(self) -> None:
+        by, one = self.untold.pop()
+        if by in self.channels and one in self.channels:
             self.dial(by, one)
+            self.must_have_rung()
+
+    def must_have_rung(self) -> None:
+        self.rang |= self.ringing()
 
     @rule(data=st.data())
     def ring(self, data: st.DataObject) -> None:
@@ -178,6 +200,7 @@ class ModelPbx(RuleBasedStateMachine):
         if leg is not None:
             leg.state = "5"
             self.send("Newstate", leg.headers())
+            self.must_have_rung()
 
     @rule(data=st.data())
     def answer(self, data: st.DataObject) -> None:
@@ -186,6 +209,7 @@ class ModelPbx(RuleBasedStateMachine):
             leg.state = "6"
             self.send("Newstate", leg.headers())
             self.send("DialEnd", leg.parent.headers(), leg.headers("Dest"), DialStatus="ANSWER")
+            self.must_have_rung()
 
     @rule(data=st.data())
     def give_up(self, data: st.DataObject) -> None:
@@ -194,15 +218,41 @@ class ModelPbx(RuleBasedStateMachine):
             self.send("DialEnd", leg.parent.headers(), leg.headers("Dest"), DialStatus="NOANSWER")
             self.hang_up(leg)
 
-    @rule(data=st.data(), bridge=st.sampled_from("ABC"))
+    @rule(data=st.data(), bridge=st.sampled_from("AB"))
     def enter(self, data: st.DataObject, bridge: str) -> None:
         channel = self.pick(data, [c for c in self.channels if c.state in ("4", "6")])
         if channel is not None:
-            if channel.bridge is not None:
-                self.leave(channel)
-            channel.bridge = bridge
-            self.send("BridgeEnter", channel.headers(), BridgeUniqueid=bridge, BridgeTechnology="simple_bridge")
-            self.heard |= self.hearing()
+            self.join(channel, bridge)
+
+    @rule(data=st.data(), over=st.booleans())
+    def connect(self, data: st.DataObject, over: bool) -> None:
+        """What Dial does on an answer, or with a far side that has just gone (`over`)."""
+        legs = [c for c in self.channels if c.dialed and c.state == "6" and c.parent in self.channels]
+        leg = self.pick(data, legs)
+        if leg is not None and leg.parent is not None:
+            if over:
+                self.hang_up_far_side(leg)
+            bridge = f"of {leg.uniqueid}"
+            self.join(leg, bridge)
+            self.join(leg.parent, bridge)
+
+    @rule(data=st.data())
+    def answer_through_a_local(self, data: st.DataObject) -> None:
+        """Its first half answers whoever dialed it, and they are connected: the phone may be, too, or not yet."""
+        halves = [c for c in self.channels if c.name.endswith(";1") and c.dialed and c.parent in self.channels]
+        one = self.pick(data, halves)
+        if one is not None and one.parent is not None:
+            one.state = "6"
+            self.send("DialEnd", one.parent.headers(), one.headers("Dest"), DialStatus="ANSWER")
+            self.join(one, f"of {one.uniqueid}")
+            self.join(one.parent, f"of {one.uniqueid}")
+
+    def join(self, channel: Channel, bridge: str) -> None:
+        if channel.bridge is not None:
+            self.leave(channel)
+        channel.bridge = bridge
+        self.send("BridgeEnter", channel.headers(), BridgeUniqueid=bridge, BridgeTechnology="simple_bridge")
+        self.heard |= self.hearing()
 
     @rule(data=st.data())
     def someone_leaves(self, data: st.DataObject) -> None:
@@ -218,8 +268,11 @@ class ModelPbx(RuleBasedStateMachine):
     def far_side_hangs_up(self, data: st.DataObject) -> None:
         channel = self.pick(data, self.channels)
         if channel is not None:
-            channel.over = True
-            self.send("HangupRequest", channel.headers())
+            self.hang_up_far_side(channel)
+
+    def hang_up_far_side(self, channel: Channel) -> None:
+        channel.over = True
+        self.send("HangupRequest", channel.headers())
 
     @rule(data=st.data())
     def someone_is_hung_up(self, data: st.DataObject) -> None:
@@ -234,7 +287,7 @@ class ModelPbx(RuleBasedStateMachine):
                 other.other = None
         self.send("Hangup", channel.headers())
 
-    @precondition(lambda self: not any(c.over for c in self.channels))
+    @precondition(lambda self: not self.untold and not any(c.over for c in self.channels))
     @rule()
     def snapshot(self) -> None:
         for channel in self.channels:
@@ -248,6 +301,9 @@ class ModelPbx(RuleBasedStateMachine):
             assert all(times == 1 for times in self.told.values())
             answered = {(call, extension) for kind, call, extension in self.told if kind is Kind.ANSWER}
             assert self.heard <= answered, "an extension talks, and nobody was told"
+            if not self.untold:
+                rings = {(call, extension) for kind, call, extension in self.told if kind is Kind.RING}
+                assert self.rang <= rings, "an extension rings, and nobody was told"
 
     @invariant()
     def nothing_is_left_of_channels_that_are_gone(self) -> None:
@@ -262,7 +318,7 @@ class ModelPbx(RuleBasedStateMachine):
         assert not self.tracker._unexplained
 
 
-ModelPbx.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+ModelPbx.TestCase.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
 TestModelPbx = ModelPbx.TestCase
 
 

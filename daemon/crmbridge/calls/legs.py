@@ -119,7 +119,8 @@ class Legs:
         """The leg at the root of the dials that led to this one, or None as long as that can't be told.
 
         A Local channel's `;2` dials on behalf of whoever dialed its `;1`. A root that is a Local means that the dial
-        above it has not been seen: with Local channels, Asterisk may tell of the inner dial first.
+        above it has not been seen: with Local channels, Asterisk may tell of the inner dial first. Where a leg in
+        between is gone, so is the reason to ring.
         """
         for _ in range(_DEEPEST):
             if leg.parent is not None:
@@ -149,6 +150,6 @@ class Legs:
                     continue
                 found[uniqueid] = member
                 other = self._legs.get(member.other_half or "")
-                if other is not None:
+                if other is not None and other.phase is not Phase.LEAVING:
                     bridges.append(other.bridge)
         return list(found.values())
