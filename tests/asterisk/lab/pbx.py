@@ -52,10 +52,14 @@ class Pbx:
 
     def cli(self, command: str) -> str:
         """What `asterisk -rx` answers. Raises CalledProcessError, TimeoutExpired."""
-        inside = ["nsenter", f"--target={self._pid()}", "--mount", "--net", "--pid", "--root", "--wd"]
+        inside = ["nsenter", f"--target={self.pid}", "--mount", "--net", "--pid", "--root", "--wd"]
         asterisk = ["/usr/sbin/asterisk", "-rx", command]
         done = subprocess.run([*inside, *asterisk], check=True, capture_output=True, text=True, timeout=20)
         return done.stdout
+
+    def configure(self, name: str, text: str) -> None:
+        """Write a file of /etc/asterisk, as its administrator would; Asterisk reads it when told to."""
+        (Path(f"/proc/{self.pid}/root/etc/asterisk") / name).write_text(text)
 
     def release(self) -> str:
         """Its version, such as 22.10.1."""
@@ -68,7 +72,7 @@ class Pbx:
     def stop(self) -> None:
         """End it, at once if it doesn't end by itself."""
         if self._process.poll() is None:
-            os.kill(self._pid(), signal.SIGTERM)
+            os.kill(self.pid, signal.SIGTERM)
             try:
                 self._process.wait(STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
@@ -79,15 +83,19 @@ class Pbx:
         self._process.kill()
         self._process.wait(STOP_TIMEOUT_S)
 
-    def _pid(self) -> int:
+    @property
+    def pid(self) -> int:
         """Asterisk's own process, the only child of the `unshare` that we started."""
         process = self._process.pid
         return int(Path(f"/proc/{process}/task/{process}/children").read_text())
 
 
 @contextmanager
-def running(version: str, root: Path, network: Network) -> Iterator[Pbx]:
-    """Asterisk, booted and ready for calls; it is ended at the end. Raises PbxError."""
+def running(version: str, root: Path, network: Network, *, shipped: Path | None = SHIPPED) -> Iterator[Pbx]:
+    """Asterisk, booted and ready for calls; it is ended at the end. Raises PbxError.
+
+    `shipped`: the folder of files that are ours, None to leave the PBX as it is before we come.
+    """
     with tempfile.TemporaryFile() as output, _ready_socket(network) as ready:
         process = subprocess.Popen(
             network.command(
@@ -96,7 +104,7 @@ def running(version: str, root: Path, network: Network) -> Iterator[Pbx]:
             env={
                 "PATH": os.environ["PATH"],
                 "ROOT": str(root),
-                "CONF": f"{HERE / 'conf'} {SHIPPED}",
+                "CONF": " ".join(map(str, filter(None, [HERE / "conf", shipped]))),
                 "SECRET": SECRET,
                 "NOTIFY_SOCKET": f"@{_READY}",
             },

@@ -1,0 +1,56 @@
+"""Each kind of call on a real Asterisk: the phones see and hear what is declared, and from what our AMI user was sent
+the CRM is told that.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from tests.asterisk.lab.pbx import Pbx
+from tests.asterisk.lab.stage import perform
+from tests.asterisk.record import TRACES, write
+from tests.asterisk.scenarios import SCENARIOS
+
+from crmbridge.calls.channels import Endpoints
+from crmbridge.calls.clients import Clients
+from crmbridge.calls.numbers import Numbers
+from crmbridge.calls.tracker import Tracker
+from crmbridge.demo import traces
+from crmbridge.demo.traces import Told, Trace
+from crmbridge.pbx.wire import FrameReader
+
+pytestmark = pytest.mark.needs("asterisk")
+AT = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+
+
+def told(trace: Trace) -> list[Told]:
+    """What the CRM would be told."""
+    endpoints = Endpoints(
+        extensions=trace.extensions, trunks=trace.trunks, endpoints={}, inbound_contexts=trace.inbound_contexts
+    )
+    numbers = Numbers(region="IL", form="national", anonymous="anonymous")
+    tracker = Tracker(pbx="pbx", endpoints=endpoints, clients=Clients("10"), caller=numbers.caller)
+    events = [event for frame in FrameReader().feed(trace.raw) for event in tracker.handle(frame, AT)]
+    assert len(tracker) == 0, "channels are left over after the call"
+    return [(event.kind.value, event.extension, event.number) for event in events]
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+async def test_scenario(pbx: Pbx, name: str, tmp_path: Path) -> None:
+    recording = await perform(pbx, SCENARIOS[name])
+    assert not recording.disagreement()
+    write(recording, tmp_path, asterisk=pbx.release())
+    (trace,) = traces.read(tmp_path)
+    assert trace.right(told(trace)), told(trace)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_its_trace_is_kept(root: tuple[str, Path], name: str) -> None:
+    version, _ = root
+    (kept,) = [trace for trace in traces.read(TRACES / version) if trace.name == name]
+    declared = SCENARIOS[name]
+    assert kept.expected == tuple((one.operation, one.ext, one.number) for one in declared.expected)
+    assert kept.timing[0][0] == 0
+    assert kept.timing[-1][0] < len(kept.raw)
