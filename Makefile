@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find daemon tests/traces -type f -not -path '*/__pycache__/*' -not -path '*.egg-info/*' 2>/dev/null) setup.cfg setup.py
 TESTS ?= tests
 
-.PHONY: venv run test check unit bench lock format
+.PHONY: venv run test check unit bench lock format diagram
 .DELETE_ON_ERROR:
 
 # pip is told nothing about where packages come from: the machine's own pip settings decide.
@@ -55,6 +55,10 @@ format:
 
 bench: venv
 	$(BIN)/python -m tests.bench $(ARGS)
+
+# Draws docs/tracker.md's diagram anew from the table in calls/phases.py.
+diagram: venv
+	$(BIN)/python -c 'from pathlib import Path; from crmbridge.calls.phases import drawn; p = Path("docs/tracker.md"); p.write_text(drawn(p.read_text()))'
 
 # Locks for Python 3.11 and newer; needs `uv` on the PATH.
 lock:

@@ -10,6 +10,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from crmbridge.calls.dialing import Code
+from crmbridge.calls.phases import diagram, drawn
+from crmbridge.calls.tracker import Tracker
 from crmbridge.config import Settings, parse
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +55,18 @@ def test_the_page_names_every_key() -> None:
         assert issubclass(model, BaseModel)
         for key in model.model_fields:
             assert re.search(rf"`([a-z]+\.)?{key}`", page), f"{key} is missing in docs/configuration.md"
+
+
+def test_the_trackers_diagram_is_its_table() -> None:
+    page = (ROOT / "docs" / "tracker.md").read_text(encoding="utf-8")
+    assert drawn(page) == page, "run `make diagram`"
+    assert diagram() in page
+
+
+def test_the_trackers_page_names_every_event_it_takes() -> None:
+    page = (ROOT / "docs" / "tracker.md").read_text(encoding="utf-8")
+    for event in Tracker.EVENTS:
+        assert f"`{event}`" in page
 
 
 def test_the_integrators_page_names_every_refusal_of_a_click() -> None:

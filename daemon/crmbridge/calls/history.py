@@ -23,7 +23,7 @@ directly), talk time includes the wait, since Asterisk counts it from A's answer
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
@@ -123,7 +123,8 @@ class History:
 
     def rows(self, cdrs: Iterable[Cdr]) -> list[CallRow]:
         """The call list's lines for one call, from all of its records that there are; in no order."""
-        ordered = sorted(cdrs, key=lambda one: (one.start_at, one.sequence, one.uniqueid, one.dstchannel))
+        # Whatever order they come in, the same lines: so to the last field.
+        ordered = sorted(cdrs, key=lambda one: (one.start_at, one.sequence, *map(str, astuple(one))))
         return _Call(self, [self._row(one) for one in ordered]).lines()
 
     def _row(self, one: Cdr) -> _Row:

@@ -90,3 +90,12 @@ def diagram() -> str:
         lines.append(f"    {phase} --> {step.phase}: {signal}{asked}")
     lines.append("    leaving --> [*]")
     return "\n".join(lines)
+
+
+def drawn(page: str) -> str:
+    """A page of documentation with the diagram between its marks as it must be. Raises ValueError without marks."""
+    before, begin, rest = page.partition("```mermaid\n")
+    _, end, after = rest.partition("```\n<!-- end -->")
+    if not (begin and end):
+        raise ValueError("the page has no place for the diagram")
+    return f"{before}{begin}{diagram()}\n{end}{after}"
