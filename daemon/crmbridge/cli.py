@@ -29,6 +29,7 @@ from crmbridge.store.schema import StoreError
 EX_UNAVAILABLE, EX_IOERR, EX_NOPERM, EX_CONFIG = 69, 74, 77, 78
 """Exit codes as in sysexits.h: nothing to be had, disk, not let in, settings."""
 
+_EXIT_CODES = {LoginRefusedError: EX_NOPERM, StoreError: EX_IOERR, app.ListenError: EX_UNAVAILABLE}
 _CHUNK = 1 << 16
 _EXAMPLE_CLIENT = "10"
 """ClientId of the client's questionnaire, for a replay without settings."""
@@ -180,19 +181,19 @@ def _explained(work: Coroutine[Any, Any, None]) -> None:
     """Run, and turn the troubles that an administrator can mend into one line and an exit code."""
     try:
         asyncio.run(work)
-    except* LoginRefusedError as refused:
-        _fail(_first(refused), EX_NOPERM)
-    except* StoreError as trouble:
-        _fail(_first(trouble), EX_IOERR)
-    except* app.ListenError as trouble:
-        _fail(_first(trouble), EX_UNAVAILABLE)
+    except Exception as error:
+        cause = _first(error)
+        for kind, code in _EXIT_CODES.items():
+            if isinstance(cause, kind):
+                _fail(str(cause), code)
+        raise
 
 
-def _first(group: BaseExceptionGroup[Any]) -> str:
-    error: BaseException = group
+def _first(error: BaseException) -> BaseException:
+    """What a group of errors is about."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return str(error)
+    return error
 
 
 def _fail(message: str, code: int) -> NoReturn:

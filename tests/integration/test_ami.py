@@ -246,6 +246,25 @@ async def test_an_event_with_the_id_of_an_answered_action_is_handed_on() -> None
         assert (await events.wait_for("OriginateResponse"))[0]["Reason"] == "4"
 
 
+async def test_it_ends_when_it_is_asked_to_while_the_connection_ends(pbx: SimulatedPbx) -> None:
+    """At whatever step of the loss the cancellation comes."""
+    for steps in range(12):
+        events = Events()
+        ami = Ami(
+            host="127.0.0.1", port=pbx.port, username="crmbridge", secret="s3cret", wanted=[], on_frame=events.take
+        )
+        task = asyncio.create_task(ami.run())
+        async with asyncio.timeout(LIMIT_S):
+            await ami.ready()
+            assert ami._protocol is not None
+            ami._protocol.abort()
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+        assert task.cancelled()
+
+
 @pytest.mark.parametrize("value", ["1\r\nAction: Hangup", "1\nX: y", "1\r", "1\0", "9" * 2000])
 async def test_no_value_can_become_a_second_header(pbx: SimulatedPbx, value: str) -> None:
     async with session(pbx.port, Events()) as ami:

@@ -234,8 +234,8 @@ class Ami:
             await protocol.lost()
         finally:
             keeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await keeper
+            # Not by awaiting it: that would swallow the cancellation of this task, should it come just then.
+            await asyncio.wait([keeper])
 
     async def _login(self, protocol: _Protocol) -> None:
         fields: Action = {"Action": "Login", "Username": self._username, "Secret": self._secret, "Events": "on"}
