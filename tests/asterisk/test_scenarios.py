@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.asterisk.lab.pbx import Pbx
 from tests.asterisk.lab.stage import perform
-from tests.asterisk.record import TRACES, write
+from tests.asterisk.record import write
 from tests.asterisk.scenarios import SCENARIOS
 
 from crmbridge.calls.channels import Endpoints
@@ -44,13 +44,3 @@ async def test_scenario(pbx: Pbx, name: str, tmp_path: Path) -> None:
     write(recording, tmp_path, asterisk=pbx.release())
     (trace,) = traces.read(tmp_path)
     assert trace.right(told(trace)), told(trace)
-
-
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_its_trace_is_kept(root: tuple[str, Path], name: str) -> None:
-    version, _ = root
-    (kept,) = [trace for trace in traces.read(TRACES / version) if trace.name == name]
-    declared = SCENARIOS[name]
-    assert kept.expected == tuple((one.operation, one.ext, one.number) for one in declared.expected)
-    assert kept.timing[0][0] == 0
-    assert kept.timing[-1][0] < len(kept.raw)

@@ -103,15 +103,3 @@ async def test_call_records_carry_what_joins_them(pbx: Pbx) -> None:
     assert len(records) == 4
     assert len({record["LinkedID"] for record in records}) == 1
     assert len({record["Sequence"] for record in records}) == 4
-
-
-def settings(file: Path) -> list[str]:
-    lines = (line.partition(";")[0].strip() for line in file.read_text().splitlines())
-    return [line for line in lines if line]
-
-
-@pytest.mark.parametrize(
-    ("freepbx", "vanilla"), [("manager_custom.conf", USER_FILE), ("cdr_manager.conf", "cdr_manager.conf")]
-)
-def test_freepbx_gets_the_same_settings(freepbx: str, vanilla: str) -> None:
-    assert settings(SHIPPED.parent / "freepbx" / freepbx) == settings(SHIPPED / vanilla)

@@ -1,0 +1,36 @@
+"""What lies in the repository agrees with itself; needs no PBX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.asterisk.lab.pbx import SHIPPED
+from tests.asterisk.lab.rootfs import RECIPES
+from tests.asterisk.record import TRACES
+from tests.asterisk.scenarios import SCENARIOS
+
+from crmbridge.demo import traces
+
+
+@pytest.mark.parametrize("version", sorted(RECIPES))
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_each_scenario_has_its_trace(version: str, name: str) -> None:
+    (kept,) = [trace for trace in traces.read(TRACES / version) if trace.name == name]
+    declared = SCENARIOS[name]
+    assert kept.expected == tuple((one.operation, one.ext, one.number) for one in declared.expected)
+    assert kept.timing[0][0] == 0
+    assert kept.timing[-1][0] < len(kept.raw)
+
+
+def settings(file: Path) -> list[str]:
+    lines = (line.partition(";")[0].strip() for line in file.read_text().splitlines())
+    return [line for line in lines if line]
+
+
+@pytest.mark.parametrize(
+    ("freepbx", "vanilla"),
+    [("manager_custom.conf", "manager.d/crmbridge.conf"), ("cdr_manager.conf", "cdr_manager.conf")],
+)
+def test_freepbx_gets_the_same_settings(freepbx: str, vanilla: str) -> None:
+    assert settings(SHIPPED.parent / "freepbx" / freepbx) == settings(SHIPPED / vanilla)
