@@ -153,6 +153,16 @@ async def test_a_call_rings_and_the_crm_hears_it(tmp_path: Path, pbx: SimulatedP
     assert "s3cret" not in json.dumps(bridge.lines)
 
 
+async def test_a_phone_of_any_name_is_known_by_its_hint(tmp_path: Path, pbx: SimulatedPbx, crm: Receiver) -> None:
+    call = trace("01_did_to_ext_answered")
+    raw = call.raw.replace(b"PJSIP/777", b"PJSIP/desk").replace(b"CallerIDNum: 777", b"CallerIDNum: <unknown>")
+    pbx.hints.append({"Exten": "777", "Context": "ext-local", "Hint": "PJSIP/desk", "Status": "0"})
+    async with daemon(await configure(tmp_path, pbx, crm)) as bridge:
+        await bridge.logged("ami.connected")
+        await pbx.play(replace(call, raw=raw))
+        assert await targets(crm, 2) == [RING, ANSWER]
+
+
 async def test_a_click_dials_once_and_tells_the_crm_nothing_and_both_calls_are_listed(
     tmp_path: Path, pbx: SimulatedPbx, crm: Receiver
 ) -> None:

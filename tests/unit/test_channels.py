@@ -70,6 +70,37 @@ def test_a_dialed_phone_may_be_known_by_its_own_caller_id() -> None:
     assert endpoints().extension(parse_name("PJSIP/megafon-1"), caller_id_num="778") is None
 
 
+@pytest.mark.parametrize(
+    ("exten", "hint", "phones"),
+    [
+        ("777", "PJSIP/desk", ["PJSIP/desk"]),
+        ("777", "PJSIP/777&PJSIP/99777&Custom:DND777,CustomPresence:777", ["PJSIP/777", "PJSIP/99777"]),
+        ("777", "SIP/a-b & IAX2/c", ["SIP/a-b", "IAX2/c"]),
+        ("*74777", "Custom:DEVDND777", []),
+        ("777", "Custom:DND777", []),
+        ("701", "park:701@parkedcalls", []),
+        ("777", "Local/777@from-internal", []),
+        ("777", "", []),
+        ("bezeq", "PJSIP/megafon2", []),  # a lamp for a trunk makes no phone of it
+    ],
+)
+def test_hints(exten: str, hint: str, phones: list[str]) -> None:
+    assert endpoints().hinted(exten, hint) == dict.fromkeys(phones, exten)
+
+
+def test_hints_stand_below_the_settings_and_above_the_pattern() -> None:
+    known = endpoints()
+    known.replace_hints({"PJSIP/778": "777", "PJSIP/alice-desk": "779", "PJSIP/megafon": "777", "PJSIP/bob": "778"})
+    assert known.extension(parse_name("PJSIP/778-1")) == "777"
+    assert known.extension(parse_name("PJSIP/alice-desk-1")) == "781"
+    assert known.extension(parse_name("PJSIP/megafon-1")) is None
+    assert known.extension(parse_name("PJSIP/bob-1")) == "778"
+    known.learn_hints({"PJSIP/carol": "779"})
+    assert known.extension(parse_name("PJSIP/carol-1")) == "779"
+    known.replace_hints({})
+    assert known.extension(parse_name("PJSIP/bob-1")) is None
+
+
 def test_trunks_are_compared_whole() -> None:
     known = endpoints()
     assert known.is_trunk(parse_name("PJSIP/megafon-1"))

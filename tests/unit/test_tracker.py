@@ -210,6 +210,37 @@ def test_a_snapshot_in_the_middle_changes_nothing() -> None:
             assert trace.right(result), f"{name} cut at {cut}: {result}"
 
 
+def test_phones_are_known_by_the_pbx_s_hints() -> None:
+    trace = find("01_did_to_ext_answered")
+    raw = trace.raw.replace(b"PJSIP/777", b"PJSIP/desk-7").replace(b"CallerIDNum: 777", b"CallerIDNum: <unknown>")
+    tracker = tracker_for(trace)
+    assert run(tracker, frames(raw)) == []
+    listed = {"Event": "ExtensionStatus", "Exten": "777", "Hint": "PJSIP/desk-7&Custom:DND777", "ActionID": "1"}
+    assert run(tracker, [listed]) == []
+    assert run(tracker, frames(raw)) == [], "a list counts when it is complete"
+    run(tracker, [listed, {"Event": "ExtensionStateListComplete"}])
+    assert told(run(tracker, frames(raw))) == list(trace.expected)
+    run(tracker, [{"Event": "ExtensionStateListComplete"}])
+    assert run(tracker, frames(raw)) == [], "what is in the list no more is forgotten"
+    changed = {key: value for key, value in listed.items() if key != "ActionID"}
+    run(tracker, [changed])
+    assert told(run(tracker, frames(raw))) == list(trace.expected), "a change is taken at once"
+
+
+def test_who_waits_together_in_parking_does_not_talk_after_a_reconnect() -> None:
+    bridge = {"Event": "BridgeListItem", "BridgeUniqueid": "b-1", "BridgeTechnology": "holding_bridge"}
+    caller = {
+        "Event": "CoreShowChannel", "Channel": "PJSIP/trunk-bezeq-00000001", "Context": "from-trunk",
+        "Uniqueid": "1.1", "Linkedid": "1.1", "ChannelState": "6", "CallerIDNum": "033004799", "BridgeId": "b-1",
+    }
+    phone = caller | {"Channel": "PJSIP/777-00000002", "Context": "from-internal", "Uniqueid": "1.2", "Linkedid": "1.2"}
+    complete = {"Event": "CoreShowChannelsComplete"}
+    trace = find("01_did_to_ext_answered")
+    assert run(tracker_for(trace), [bridge, caller, phone, complete]) == []
+    talking = run(tracker_for(trace), [caller, phone, complete])
+    assert told(talking) == [("incomingCallAnswered", "777", "033004799")]
+
+
 def test_events_without_their_headers_do_no_harm() -> None:
     tracker = tracker_for(find("01_did_to_ext_answered"))
     for name in Tracker.EVENTS:

@@ -18,6 +18,8 @@ _ZOMBIE = "<ZOMBIE>"
 # main/bridge.c); what follows the prefix is the name of the channel they stand in for.
 _CARRIERS = ("AsyncGoto/", "Surrogate/")
 
+_PHONE = re.compile(r"(?!Local/)[A-Za-z0-9]+/[^/&,@]+")
+"""A device in a hint that is a channel's endpoint; `Custom:…`, `park:…`, `Queue:…` have no slash there."""
 _MOST_TRUNKS = 10_000
 """Where chan_sip lets guests in, each address is an endpoint of its own: no memory without end for scanners."""
 
@@ -81,6 +83,7 @@ class Endpoints:
         self._extension = re.compile(extensions)
         self._trunks = set(trunks)
         self._named = dict(endpoints or {})
+        self._hinted: dict[str, str] = {}
         self._inbound = re.compile("|".join(translate(pattern) for pattern in inbound_contexts) or "(?!)")
 
     def extension(self, name: ChannelName, *, caller_id_num: str = "") -> str | None:
@@ -94,11 +97,32 @@ class Endpoints:
             return None
         if name.endpoint in self._named:
             return self._named[name.endpoint]
+        if name.endpoint in self._hinted:
+            return self._hinted[name.endpoint]
         if self._extension.fullmatch(name.peer):
             return name.peer
         if caller_id_num and self._extension.fullmatch(caller_id_num):
             return caller_id_num
         return None
+
+    def hinted(self, exten: str, hint: str) -> dict[str, str]:
+        """Endpoints and their extension, as one of the PBX's hints gives them; empty where it says nothing of phones.
+
+        `PJSIP/101&PJSIP/99101&Custom:DND101,CustomPresence:101`: two phones, and what they are not. A hint for what is
+        no extension (`*74101`, a trunk's lamp) is none of ours.
+        """
+        if not self._extension.fullmatch(exten):
+            return {}
+        phones = [device.strip() for device in hint.partition(",")[0].split("&")]
+        return {phone: exten for phone in phones if _PHONE.fullmatch(phone)}
+
+    def learn_hints(self, hints: Mapping[str, str]) -> None:
+        """Add to what hints say, or correct it."""
+        self._hinted.update(hints)
+
+    def replace_hints(self, hints: Mapping[str, str]) -> None:
+        """Take over the PBX's whole map, without what stood there before."""
+        self._hinted = dict(hints)
 
     def is_trunk(self, name: ChannelName) -> bool:
         """Whether this endpoint is a trunk, as configured or as learned."""

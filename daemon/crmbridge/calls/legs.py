@@ -99,6 +99,10 @@ class Legs:
         self.leave(leg)
         leg.bridge = bridge
         self._members.setdefault(bridge, {})[leg.uniqueid] = None
+        self.know(bridge, technology)
+
+    def know(self, bridge: str, technology: str) -> None:
+        """What kind of bridge this is; where that is empty, what is known stays."""
         if technology == _HOLDING:
             self._holding.add(bridge)
         elif technology:

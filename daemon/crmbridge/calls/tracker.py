@@ -53,6 +53,7 @@ class Tracker:
         self._unexplained: dict[str, Leg] = {}
         """Phones that ring for a reason not seen yet: the dial above theirs is still to come."""
         self._snapshot: dict[str, Headers] = {}
+        self._hints: dict[str, str] = {}
         self._strangers: set[str] = set()
         self._new_strangers: list[tuple[str, str]] = []
         self._at: datetime
@@ -165,6 +166,9 @@ class Tracker:
 
     # A snapshot of all channels, as after a reconnect: CoreShowChannel for each, then CoreShowChannelsComplete
 
+    def _snapshot_bridge(self, event: Headers) -> None:
+        self._legs.know(event.get("BridgeUniqueid", ""), event.get("BridgeTechnology", ""))
+
     def _snapshot_channel(self, event: Headers) -> None:
         self._snapshot[event.get("Uniqueid", "")] = event
 
@@ -236,6 +240,19 @@ class Tracker:
         roots = [root for root in self._legs if root.inbound is not None and root.linkedid == leg.linkedid]
         if len(roots) == 1:
             leg.parent = roots[0].uniqueid
+
+    # The PBX's own map of phones: ExtensionStatus for each hint (those of a list have its ActionID), then the end
+
+    def _hint(self, event: Headers) -> None:
+        hints = self._endpoints.hinted(event.get("Exten", ""), event.get("Hint", ""))
+        if "ActionID" in event:
+            self._hints |= hints
+        else:
+            self._endpoints.learn_hints(hints)
+
+    def _hints_complete(self, _event: Headers) -> None:
+        hints, self._hints = self._hints, {}
+        self._endpoints.replace_hints(hints)
 
     # What the events mean
 
@@ -354,6 +371,9 @@ class Tracker:
         "DialEnd": _dial_end,
         "BridgeEnter": _bridge_enter,
         "BridgeLeave": _bridge_leave,
+        "ExtensionStatus": _hint,
+        "ExtensionStateListComplete": _hints_complete,
+        "BridgeListItem": _snapshot_bridge,
         "CoreShowChannel": _snapshot_channel,
         "CoreShowChannelsComplete": _snapshot_complete,
     }

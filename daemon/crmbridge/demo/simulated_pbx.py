@@ -2,7 +2,7 @@
 
 It serves the demo, and tests of faults and of speed. What it sends was recorded from real Asterisks; only ids are made
 anew for each play, so that a call can be played twice. What it knows of AMI itself is the little that the bridge asks:
-login, ping, Originate, and the lists of channels and bridges. It says nothing about how Asterisk behaves.
+login, ping, Originate, and the lists of channels, bridges and hints. It says nothing about how Asterisk behaves.
 """
 
 from __future__ import annotations
@@ -26,9 +26,15 @@ _SNAPSHOT = (
 )
 """Headers of a channel in every event about it."""
 
+_END_OF_LIST = {
+    "BridgeListItem": "BridgeListComplete",
+    "CoreShowChannel": "CoreShowChannelsComplete",
+    "ExtensionStatus": "ExtensionStateListComplete",
+}
 _COMMANDS = {
     "BridgeList": "Get a list of bridges in the system. (Priv: <none>)",
     "CoreShowChannels": "List currently active channels. (Priv: system,reporting,all)",
+    "ExtensionStateList": "List the current known extension states. (Priv: call,reporting,all)",
     "Originate": "Originate a call. (Priv: originate,all)",
     "Ping": "Keepalive command. (Priv: <none>)",
 }
@@ -50,6 +56,8 @@ class SimulatedPbx:
         self._ids = count(1)
         self._server: asyncio.Server | None = None
         self._logged_in = asyncio.Event()
+        self.hints: list[Frame] = []
+        """What ExtensionStateList lists: Exten, Context and Hint each."""
         self.originated: list[Frame] = []
         """Every Originate that was asked for."""
         self.port = 0
@@ -149,6 +157,8 @@ class SimulatedPbx:
             self._list(action, writer, "CoreShowChannel", [*self._channels.values()])
         elif name == "bridgelist":
             self._list(action, writer, "BridgeListItem", [])
+        elif name == "extensionstatelist":
+            self._list(action, writer, "ExtensionStatus", self.hints)
         elif name == "listcommands":
             _send(writer, {"Response": "Success", **_COMMANDS}, action)
         elif name == "originate":
@@ -170,8 +180,7 @@ class SimulatedPbx:
         _send(writer, {"Response": "Success", "EventList": "start", "Message": "List will follow"}, action)
         for one in items:
             _send(writer, {"Event": item, **one}, action)
-        end = "CoreShowChannelsComplete" if item == "CoreShowChannel" else "BridgeListComplete"
-        _send(writer, {"Event": end, "EventList": "Complete", "ListItems": str(len(items))}, action)
+        _send(writer, {"Event": _END_OF_LIST[item], "EventList": "Complete", "ListItems": str(len(items))}, action)
 
     def _originate(self, action: Frame, writer: asyncio.StreamWriter) -> None:
         self.originated.append(action)

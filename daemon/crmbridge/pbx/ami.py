@@ -143,7 +143,7 @@ class Ami:
         """
         self._host, self._port = host, port
         self._username, self._secret = username, secret
-        self._wanted = frozenset(wanted) | {"FullyBooted", "Shutdown"}
+        self._wanted = frozenset(wanted) | {"FullyBooted", "Reload", "Shutdown"}
         self._deliver = on_frame
         self._tls = tls
         self._protocol: _Protocol | None = None
@@ -248,10 +248,10 @@ class Ami:
             )
 
     def resync(self) -> None:
-        """Ask for all bridges and channels. The answers come as events, in order with all others, to `on_frame`."""
+        """Ask for all hints, bridges and channels. The answers come as events, in order with all others."""
         if self._protocol is not None:
-            for name in ("BridgeList", "CoreShowChannels"):
-                self._protocol.transport.write(_encode({"Action": name}))
+            for name in ("ExtensionStateList", "BridgeList", "CoreShowChannels"):
+                self._protocol.transport.write(_encode({"Action": name, "ActionID": f"resync-{name}"}))
 
     async def _keep_alive(self, protocol: _Protocol) -> None:
         """A connection that looks open may be dead: ask, and end it where no answer comes."""
@@ -285,6 +285,9 @@ class Ami:
         event = frame.get("Event")
         if event == "FullyBooted":
             self._booted.set()
+        elif event == "Reload" and self._protocol is not None:
+            log.info("ami.asterisk_reloaded", module=frame.get("Module"))
+            self.resync()  # hints may be others now
         elif event == "Shutdown":
             log.info("ami.asterisk_stops", restart=frame.get("Restart"))
         if event is not None:

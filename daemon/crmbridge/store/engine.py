@@ -145,8 +145,6 @@ def _prepare_sqlite(engine: AsyncEngine) -> None:
 
 def _on_connect(connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
     del entry
-    # The driver would begin transactions where it thinks fit, and leave DDL out of them.
-    connection.isolation_level = None
     cursor = connection.cursor()
     try:
         for pragma in (
