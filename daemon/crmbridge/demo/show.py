@@ -29,6 +29,10 @@ USERNAME, PASSWORD = "crm", "demo"
 
 CLICK = "18a_c2c_pjsip"
 """The recording that answers a click: 777 calls 0521111111."""
+FIRST = "22/did_answered"
+"""The recording that shows best what this is about."""
+PAUSE_S = 1.0
+"""Between two calls, for the eye."""
 PORT = 6560
 AT_ONCE = 8
 """Calls in progress at the same time in `--once`."""
@@ -50,7 +54,8 @@ async def forever(console: Console, stop: asyncio.Event) -> None:
     """Play recorded calls one after another until `stop`, and show each callback as it comes."""
     popups = Receiver(on_callback=lambda received: console.print(_popup(received), soft_wrap=True))
     traces = [trace for trace in shipped() if trace.expected]
-    traces = [trace for trace in traces if trace.timing] or traces  # those that kept their rhythm
+    traces = [trace for trace in traces if trace.timing]  # those that kept their rhythm
+    traces.sort(key=lambda trace: (trace.name != FIRST, -int(trace.asterisk.partition(".")[0]), trace.name))
     with _folder() as folder:
         async with _stage(folder, popups, stop) as stage:
             console.print(_what_to_try(stage.http_port, traces[0]), soft_wrap=True)
@@ -64,6 +69,7 @@ async def _play_on(pbx: SimulatedPbx, traces: list[Trace], console: Console) -> 
     for trace in cycle(traces):
         console.print(f"[dim]── {trace.scenario}  (Asterisk {trace.asterisk}, {trace.name})[/]", soft_wrap=True)
         await pbx.play(trace)
+        await asyncio.sleep(PAUSE_S)
 
 
 async def once(console: Console) -> bool:
