@@ -128,8 +128,7 @@ async def a_call_comes_in(network: Network, folder: Path) -> None:
         sipp.answering(network, "127.0.0.77", ring_s=0.5, folder=folder) as phone,
         sipp.calling(network, "0723456777", caller="033004799", talk_s=1.2, folder=folder) as caller,
     ):
-        await caller.done()
-        await phone.done()
+        await asyncio.gather(caller.done(), phone.done())
 
 
 async def a_click(network: Network) -> None:
