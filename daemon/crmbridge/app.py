@@ -7,7 +7,7 @@ import socket
 import ssl
 from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack, suppress
-from datetime import datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from functools import partial
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -34,6 +34,7 @@ from crmbridge.store import call_list
 from crmbridge.store.call_list import CallList
 from crmbridge.store.engine import open_database, sqlite_url
 from crmbridge.store.outbox import Outbox, open_outbox
+from crmbridge.store.outbox_sql import Which
 from crmbridge.web.access import Access
 from crmbridge.web.call_list import CallListing
 from crmbridge.web.dialer import Dialer
@@ -44,6 +45,10 @@ log = structlog.get_logger("crmbridge.app")
 
 OUTBOX, CALL_LIST = "outbox.db", "calls.db"
 """Files in store.state_dir."""
+
+LONGEST_CALL = timedelta(hours=12)
+MOST_RECALLED = 20_000
+"""What was told so lately is recalled at the start, for calls that still go on."""
 
 _REASONS = {
     "0": "unreachable, or there is no such extension",
@@ -97,8 +102,9 @@ class _Bridge:
             "Cdr": self._records.take,
             "OriginateResponse": _log_phone_of_click,
         }
+        self._tracker = build_tracker(settings.pbx, endpoints, self._clients, numbers)
         self._intake = Intake(
-            tracker=build_tracker(settings.pbx, endpoints, self._clients, numbers),
+            tracker=self._tracker,
             store=outbox.add,
             send=self._sender.submit,
             others=others,
@@ -111,6 +117,8 @@ class _Bridge:
 
     async def run(self, stop: asyncio.Event, listen: str | socket.socket) -> None:
         """Run until `stop`; what was started last ends first, so that what is under way reaches the outbox."""
+        recent = await self._outbox.listing(Which(since=datetime.now(UTC) - LONGEST_CALL), limit=MOST_RECALLED)
+        self._tracker.recall(one.delivery.event for one in recent if one.delivery.event.pbx == self._settings.pbx.name)
         waiting = await self._outbox.waiting()
         self._sender.submit(waiting)
         async with asyncio.TaskGroup() as tasks:

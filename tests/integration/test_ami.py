@@ -106,6 +106,7 @@ async def session(port: int, events: Events, *, secret: str = "s3cret") -> Async
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ami_module, "LIST_WAIT_S", 0.5)  # for servers that list nothing
     monkeypatch.setattr(ami_module, "FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(ami_module, "LONGEST_PAUSE_S", 0.05)
 
@@ -155,6 +156,40 @@ async def test_a_lost_connection_comes_back_and_takes_the_channels_as_they_are(p
             await events.wait_for("CoreShowChannelsComplete", times=times)
 
 
+async def test_the_list_of_channels_comes_before_what_happened_since_the_login() -> None:
+    """Also where an event was on its way already: the list is newer than it, and what was known before is neither."""
+
+    async def busy(actions: Actions, writer: asyncio.StreamWriter) -> None:
+        await logged_in(actions, writer)
+        writer.write(b"Event: Newchannel\r\nNo: 1\r\n\r\n")
+        async for action in actions:
+            if action[b"Action"] == b"CoreShowChannels":
+                action_id = action[b"ActionID"]
+                writer.write(b"Event: Newchannel\r\nNo: 2\r\n\r\n")
+                writer.write(b"Event: CoreShowChannelsComplete\r\nActionID: %s\r\n\r\n" % action_id)
+                writer.write(b"Event: Newchannel\r\nNo: 3\r\n\r\n")
+
+    events = Events()
+    async with asterisk(busy) as port, session(port, events):
+        assert [one["No"] for one in await events.wait_for("Newchannel", times=3)] == ["1", "2", "3"]
+        names = [frame["Event"] for frame in events.frames if frame["Event"] != "FullyBooted"]
+        assert names == ["CoreShowChannelsComplete", "Newchannel", "Newchannel", "Newchannel"]
+
+
+async def test_without_a_list_of_channels_events_are_handed_on_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ami_module, "LIST_WAIT_S", 0.05)
+
+    async def refuses(actions: Actions, writer: asyncio.StreamWriter) -> None:
+        await logged_in(actions, writer)
+        writer.write(b"Event: Newchannel\r\nNo: 1\r\n\r\n")
+        async for action in actions:
+            writer.write(b"Response: Error\r\nActionID: %s\r\nMessage: Permission denied\r\n\r\n" % action[b"ActionID"])
+
+    events = Events()
+    async with asterisk(refuses) as port, session(port, events):
+        assert [one["No"] for one in await events.wait_for("Newchannel")] == ["1"]
+
+
 async def test_an_action_that_was_not_answered_fails_and_is_not_sent_again() -> None:
     seen: list[bytes] = []
 
@@ -170,7 +205,7 @@ async def test_an_action_that_was_not_answered_fails_and_is_not_sent_again() -> 
         async for action in actions:
             seen.append(action[b"Action"])
             if action[b"Action"] == b"CoreShowChannels":
-                writer.write(b"Event: CoreShowChannelsComplete\r\n\r\n")
+                writer.write(b"Event: CoreShowChannelsComplete\r\nActionID: %s\r\n\r\n" % action[b"ActionID"])
 
     events = Events()
     async with asterisk(drops_after_originate, answers) as port, session(port, events) as ami:

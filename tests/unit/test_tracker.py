@@ -11,7 +11,7 @@ import pytest
 
 from crmbridge.calls.channels import Endpoints
 from crmbridge.calls.clients import Client, Clients
-from crmbridge.calls.events import CallEvent
+from crmbridge.calls.events import CallEvent, Kind
 from crmbridge.calls.numbers import Numbers
 from crmbridge.calls.tracker import Tracker
 from crmbridge.config import PbxSettings
@@ -150,18 +150,23 @@ def _snapshot(events: list[Frame]) -> list[Frame]:
     return [*channels.values(), {"Event": "CoreShowChannelsComplete"}]
 
 
-def test_attached_in_the_middle(subtests: pytest.Subtests) -> None:
-    """Wherever the connection comes back in any call, what is still to come is told; nothing else, nothing twice."""
+@pytest.mark.parametrize("stale", [0, 1, 3, 8])
+def test_attached_in_the_middle(stale: int, subtests: pytest.Subtests) -> None:
+    """Wherever the connection comes back in any call, what is still to come is told; nothing else, nothing twice.
+
+    The snapshot may be newer than the first events that come after it (`stale` of them): they were on their way. What
+    was over when it was taken is nobody's popup any more.
+    """
     for name, trace in traces().items():
         events = frames(trace.raw)
         tracker = tracker_for(trace)
         whole = [(index, one) for index, event in enumerate(events) for one in told(tracker.handle(event, AT))]
         may = Counter(one for _, one in whole) + Counter(trace.optional)
         with subtests.test(name):
-            for cut in range(len(events)):
+            for cut in range(0, len(events), 1 if stale == 0 else 2):
                 tracker = tracker_for(trace)
-                result = Counter(told(run(tracker, _snapshot(events[:cut]) + events[cut:])))
-                to_come = Counter(one for index, one in whole if index >= cut)
+                result = Counter(told(run(tracker, _snapshot(events[: cut + stale]) + events[cut:])))
+                to_come = Counter(one for index, one in whole if index >= cut + stale)
                 assert not to_come - result, f"cut at {cut}: missing"
                 assert not result - may, f"cut at {cut}: too much"
                 assert len(tracker) == 0
@@ -210,6 +215,27 @@ def test_a_snapshot_in_the_middle_changes_nothing() -> None:
             assert trace.right(result), f"{name} cut at {cut}: {result}"
 
 
+def test_a_call_that_goes_on_keeps_its_client_and_number_across_a_restart() -> None:
+    """The leg has left its inbound context and carries another number by now; what was told is not told again."""
+    trace = find("01_did_to_ext_answered")
+    clients = Clients("10", [Client("11", dids=frozenset({"0723456777"}))])
+    events = frames(trace.raw)
+    answered = next(i for i, e in enumerate(events) if e.get("Event") == "DialEnd")
+    ring = run(tracker_for(trace, clients=clients), events[:answered])
+    after = [
+        event | {"Context": "macro-dial-one", "Exten": "s", "CallerIDNum": "0700000000"}
+        if event.get("Channel", "").startswith("PJSIP/trunk")
+        else event
+        for event in _snapshot(events[:answered]) + events[answered:]
+    ]
+    tracker = tracker_for(trace, clients=clients)
+    tracker.recall(ring)
+    (answer,) = run(tracker, after)
+    assert (answer.kind, answer.client_id, answer.number) == (Kind.ANSWER, "11", "033004799")
+    forgetful = run(tracker_for(trace, clients=clients), after)
+    assert {one.client_id for one in forgetful} == {"10"}, "this is what recalling is for"
+
+
 def test_phones_are_known_by_the_pbx_s_hints() -> None:
     trace = find("01_did_to_ext_answered")
     raw = trace.raw.replace(b"PJSIP/777", b"PJSIP/desk-7").replace(b"CallerIDNum: 777", b"CallerIDNum: <unknown>")
@@ -230,8 +256,14 @@ def test_phones_are_known_by_the_pbx_s_hints() -> None:
 def test_who_waits_together_in_parking_does_not_talk_after_a_reconnect() -> None:
     bridge = {"Event": "BridgeListItem", "BridgeUniqueid": "b-1", "BridgeTechnology": "holding_bridge"}
     caller = {
-        "Event": "CoreShowChannel", "Channel": "PJSIP/trunk-bezeq-00000001", "Context": "from-trunk",
-        "Uniqueid": "1.1", "Linkedid": "1.1", "ChannelState": "6", "CallerIDNum": "033004799", "BridgeId": "b-1",
+        "Event": "CoreShowChannel",
+        "Channel": "PJSIP/trunk-bezeq-00000001",
+        "Context": "from-trunk",
+        "Uniqueid": "1.1",
+        "Linkedid": "1.1",
+        "ChannelState": "6",
+        "CallerIDNum": "033004799",
+        "BridgeId": "b-1",
     }
     phone = caller | {"Channel": "PJSIP/777-00000002", "Context": "from-internal", "Uniqueid": "1.2", "Linkedid": "1.2"}
     complete = {"Event": "CoreShowChannelsComplete"}

@@ -49,6 +49,8 @@ class Leg:
     extension: str | None = None
     inbound: Inbound | None = None
     """Set on the legs over which outside callers came in."""
+    begun: bool = False
+    """Its Newchannel was seen; what was known before that is all there is to know of a leg that was not."""
     phase: Phase = Phase.NEW
     parent: str | None = None
     """Uniqueid of the leg that dialed it; None where nobody did, or an Originate, or it was not seen."""

@@ -17,7 +17,7 @@ The rules, all of them:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 
 from crmbridge.calls.channels import LOCAL, Endpoints, parse_name
@@ -53,6 +53,7 @@ class Tracker:
         self._unexplained: dict[str, Leg] = {}
         """Phones that ring for a reason not seen yet: the dial above theirs is still to come."""
         self._snapshot: dict[str, Headers] = {}
+        self._before: dict[str, Inbound] = {}
         self._hints: dict[str, str] = {}
         self._strangers: set[str] = set()
         self._new_strangers: list[tuple[str, str]] = []
@@ -67,6 +68,17 @@ class Tracker:
     def calls(self) -> int:
         """How many calls from outside are in progress."""
         return sum(1 for leg in self._legs if leg.inbound)
+
+    def recall(self, events: Iterable[CallEvent]) -> None:
+        """What was told before this tracker began: calls that go on are taken up with it.
+
+        Their number and client are then what they were, though the channels may not tell them any more. To be called
+        before the first event; what the first snapshot doesn't have is forgotten.
+        """
+        for event in events:
+            before = self._before.setdefault(event.call, Inbound(did=""))
+            before.client_id, before.number = event.client_id, event.number
+            before.told.add((event.kind, event.extension))
 
     def strangers(self) -> list[tuple[str, str]]:
         """Endpoints that called in and are neither extension nor trunk, with the context; each is handed out once."""
@@ -92,6 +104,7 @@ class Tracker:
         leg = self._leg(event)
         if leg is not None:
             leg.own_caller_id_num = event.get("CallerIDNum", "")
+            leg.begun = True
             self._step(leg, _OF_STATE.get(event.get("ChannelState", "")))
 
     def _newstate(self, event: Headers) -> None:
@@ -177,18 +190,18 @@ class Tracker:
         for leg in self._legs:
             if leg.uniqueid not in channels:
                 self._gone(leg.uniqueid)
-        known = {leg.uniqueid for leg in self._legs}
         legs = {met.uniqueid: met for event in channels.values() if (met := self._leg(event)) is not None}
         self._pair_by_name(channels)
         for uniqueid, leg in legs.items():
             self._take_bridge(leg, channels[uniqueid])
-            if uniqueid not in known:
+            if leg.phase is Phase.NEW and not leg.begun:
                 self._attach(leg, channels[uniqueid])
         for uniqueid, leg in legs.items():
             self._adopt(leg)
             self._catch_up(leg, channels[uniqueid].get("ChannelState", ""))
         for leg in legs.values():
             self._talks(leg)
+        self._before.clear()
 
     def _take_bridge(self, leg: Leg, event: Headers) -> None:
         if event.get("BridgeId"):
@@ -204,6 +217,9 @@ class Tracker:
         right popup for most than none.
         """
         leg.own_caller_id_num = leg.caller_id_num
+        if leg.uniqueid in self._before:
+            leg.inbound, leg.phase = self._before[leg.uniqueid], Phase.CALLING
+            return
         # Dial, Queue and Originate run these in a leg that they placed (main/dial.c, app_dial.c, app_queue.c).
         if event.get("Application", "").startswith("AppDial"):
             leg.extension = self._endpoints.extension(leg.name, caller_id_num=leg.own_caller_id_num)

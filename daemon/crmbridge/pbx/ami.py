@@ -28,11 +28,18 @@ from crmbridge.pbx.wire import Frame, FrameReader
 
 log = structlog.get_logger("crmbridge.ami")
 
+_LISTS = ("ExtensionStateList", "BridgeList", "CoreShowChannels")
+_LAST = "CoreShowChannelsComplete"
+_OF_LIST = "resync-"
+"""How the ActionIDs of these begin, and so those of all events that answer them."""
+
 CONNECT_TIMEOUT_S = 10.0
 ACTION_TIMEOUT_S = 10.0
 PING_INTERVAL_S = 5.0
-BOOT_WAIT_S = 10.0
+BOOT_WAIT_S = 2.0
 """How long `FullyBooted` may take after a login before we go on without it (it needs the user's `read = system`)."""
+LIST_WAIT_S = 5.0
+"""How long the list of all channels may take before we go on without it."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S, STABLE_S = 0.5, 30.0, 60.0
 """Reconnecting: pauses double from the first to the longest, and begin anew only after a connection that held this
 long, so that a PBX that ends every session at once is not hammered."""
@@ -95,14 +102,10 @@ class _Protocol(AMIProtocol):  # type: ignore[misc]  # panoramisk has no types
 
     def data_received(self, data: bytes) -> None:
         for frame in self._reader.feed(data):
-            try:
-                if frame.get("ActionID") in self.responses:
-                    self.handle_message(Message(frame))
-                else:
-                    self._on_frame(frame)
-            except Exception:
-                # One bad frame must not end the connection and take the rest of its bytes along.
-                log.exception("ami.frame_failed", event_name=frame.get("Event"), frame=frame)
+            if frame.get("ActionID") in self.responses:
+                self.handle_message(Message(frame))
+            else:
+                self._on_frame(frame)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
         self.closed = True
@@ -143,12 +146,14 @@ class Ami:
         """
         self._host, self._port = host, port
         self._username, self._secret = username, secret
-        self._wanted = frozenset(wanted) | {"FullyBooted", "Reload", "Shutdown"}
+        self._wanted = frozenset(wanted) | {"FullyBooted", "Reload", "Shutdown", _LAST}
         self._deliver = on_frame
         self._tls = tls
         self._protocol: _Protocol | None = None
         self._booted = asyncio.Event()
         self._ready = asyncio.Event()
+        self._held: list[tuple[Frame, datetime]] | None = []
+        """Events since the login, as long as the list of channels has not come; None from then on."""
 
     @property
     def connected(self) -> bool:
@@ -219,6 +224,7 @@ class Ami:
 
     async def _session(self, protocol: _Protocol) -> None:
         self._booted.clear()
+        self._held = []
         await self._login(protocol)
         self._protocol = protocol
         log.info("ami.connected", host=self._host, port=self._port, ami_version=protocol.version)
@@ -228,11 +234,13 @@ class Ami:
         if not self._booted.is_set():
             log.warning("ami.no_fully_booted", hint="Asterisk still starts, or the AMI user lacks read = system")
         self.resync()
+        patience = asyncio.get_running_loop().call_later(LIST_WAIT_S, self._release)
         self._ready.set()
         keeper = asyncio.create_task(self._keep_alive(protocol))
         try:
             await protocol.lost()
         finally:
+            patience.cancel()
             keeper.cancel()
             # Not by awaiting it: that would swallow the cancellation of this task, should it come just then.
             await asyncio.wait([keeper])
@@ -250,8 +258,8 @@ class Ami:
     def resync(self) -> None:
         """Ask for all hints, bridges and channels. The answers come as events, in order with all others."""
         if self._protocol is not None:
-            for name in ("ExtensionStateList", "BridgeList", "CoreShowChannels"):
-                self._protocol.transport.write(_encode({"Action": name, "ActionID": f"resync-{name}"}))
+            for name in _LISTS:
+                self._protocol.transport.write(_encode({"Action": name, "ActionID": _OF_LIST + name}))
 
     async def _keep_alive(self, protocol: _Protocol) -> None:
         """A connection that looks open may be dead: ask, and end it where no answer comes."""
@@ -285,13 +293,40 @@ class Ami:
         event = frame.get("Event")
         if event == "FullyBooted":
             self._booted.set()
-        elif event == "Reload" and self._protocol is not None:
+            if self._ready.is_set():
+                self.resync()  # it came late: when we first looked, there were no channels yet
+        elif event == "Reload" and self._ready.is_set():
             log.info("ami.asterisk_reloaded", module=frame.get("Module"))
             self.resync()  # hints may be others now
         elif event == "Shutdown":
             log.info("ami.asterisk_stops", restart=frame.get("Restart"))
         if event is not None:
-            self._deliver(frame, datetime.now(UTC))
+            self._hand_on(frame, datetime.now(UTC))
+        elif frame.get("Response") == "Error" and frame.get("ActionID", "").startswith(_OF_LIST):
+            log.warning(
+                "ami.list_refused", action=frame["ActionID"].removeprefix(_OF_LIST), reason=frame.get("Message")
+            )
+
+    def _hand_on(self, frame: Frame, at: datetime) -> None:
+        """After a login the list of all channels comes first, then what happened since: the list is newer than that."""
+        if self._held is None or frame.get("ActionID", "").startswith(_OF_LIST):
+            self._give(frame, at)
+            if frame.get("Event") == _LAST:
+                self._release()
+        else:
+            self._held.append((frame, at))
+
+    def _release(self) -> None:
+        held, self._held = self._held or [], None
+        for frame, at in held:
+            self._give(frame, at)
+
+    def _give(self, frame: Frame, at: datetime) -> None:
+        try:
+            self._deliver(frame, at)
+        except Exception:
+            # One event that can't be taken must not end the connection, nor take those behind it along.
+            log.exception("ami.frame_failed", event_name=frame.get("Event"), frame=frame)
 
 
 def _pauses() -> Iterator[float]:
