@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from tests.asterisk.lab import pbx as lab_pbx
+from tests.asterisk.lab.bridge import CRM
 from tests.asterisk.lab.network import Network
 from tests.asterisk.lab.pbx import Pbx
 from tests.asterisk.lab.rootfs import RECIPES, BuildError, root_filesystem
 from tests.needs import missing
+
+from crmbridge.demo.receiver import Receiver
 
 CONSOLE = pytest.StashKey[tuple[Pbx, int]]()
 
@@ -39,6 +42,13 @@ def pbx(shared_pbx: Pbx, request: pytest.FixtureRequest) -> Pbx:
     """The running Asterisk, without calls; what it says from now on is this test's."""
     request.node.stash[CONSOLE] = (shared_pbx, len(shared_pbx.log()))
     return shared_pbx
+
+
+@pytest.fixture
+async def crm(pbx: Pbx) -> AsyncIterator[Receiver]:
+    async with Receiver() as receiver:
+        await receiver.start(sock=pbx.network.bound(CRM))
+        yield receiver
 
 
 @pytest.hookimpl(wrapper=True)

@@ -7,119 +7,23 @@ our own phones are there, which know what rang when.
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import signal
 from pathlib import Path
-from typing import Any
 
-import aiohttp
 import pytest
 from tests.asterisk.lab import sipp
-from tests.asterisk.lab.changes import Changes
+from tests.asterisk.lab.bridge import ANSWER, PASSWORD, RING, ask, bridge
 from tests.asterisk.lab.network import Network
-from tests.asterisk.lab.pbx import AMI, SECRET, SIP, USER, Pbx
-from tests.asterisk.lab.phone import Phone
+from tests.asterisk.lab.pbx import SECRET, SIP, Pbx
+from tests.asterisk.lab.phone import NO_ANSWER, Phone, Plan
 
 from crmbridge.demo.receiver import Receiver
 
 pytestmark = pytest.mark.needs("asterisk", "sipp")
 
 LIMIT_S = 30
-COMMAND = str(Path(sys.executable).with_name("crmbridge"))
-CRM = ("127.0.0.3", 8080)
-HTTP = ("127.0.0.1", 6560)
-PASSWORD = "lab-password-of-the-crm"
-RING = "/webservice.php?operation=incomingCall&sExt=777&sNumber=033004799&ClientId=10"
-ANSWER = "/webservice.php?operation=incomingCallAnswered&sExt=777&sNumber=033004799&ClientId=10"
+PICK_UP = Plan(ring=None, after_s=0)
 CLICK = "/dialer/sodialer.php:6560?sExt=777&sNumber=0521111111&ClientId=10"
-
-
-class Bridge:
-    """A running `crmbridge run`, and what it logs."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.lines: list[str] = []
-        self._changes = Changes()
-
-    async def read(self) -> None:
-        assert self.process.stderr is not None
-        async for line in self.process.stderr:
-            self.lines.append(line.decode())
-            self._changes.notify()
-        self._changes.notify()
-
-    def count(self, event: str) -> int:
-        return sum(json.loads(line)["event"] == event for line in self.lines if line.startswith("{"))
-
-    async def logged(self, event: str, times: int = 1) -> None:
-        """Wait until it has logged an event so often."""
-        await self._changes.until(lambda: self.count(event) >= times or self.process.returncode is not None)
-        assert self.count(event) >= times, "".join(self.lines)
-
-
-@asynccontextmanager
-async def bridge(network: Network, folder: Path) -> AsyncIterator[Bridge]:
-    """The bridge, connected and listening; ended as systemd would."""
-    config = folder / "config.toml"
-    config.write_text(
-        f"""
-        [crm]
-        url = "http://{CRM[0]}:{CRM[1]}/webservice.php"
-        client_id = 10
-        [ami]
-        host = "{AMI[0]}"
-        port = {AMI[1]}
-        username = "{USER}"
-        secret = "{SECRET}"
-        [http]
-        listen = "{HTTP[0]}:{HTTP[1]}"
-        username = "crm"
-        password = "{PASSWORD}"
-        [store]
-        state_dir = "{folder}"
-        [log]
-        level = "debug"
-        format = "json"
-        """
-    )
-    process = await asyncio.create_subprocess_exec(
-        *network.command(COMMAND, "run", "--config", str(config)),
-        stdin=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    running = Bridge(process)
-    reading = asyncio.create_task(running.read())
-    try:
-        await running.logged("ami.connected")
-        await running.logged("http.listening")
-        yield running
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
-        await reading
-
-
-@pytest.fixture
-async def crm(pbx: Pbx) -> AsyncIterator[Receiver]:
-    async with Receiver() as receiver:
-        await receiver.start(sock=pbx.network.bound(CRM))
-        yield receiver
-
-
-async def ask(network: Network, path: str) -> tuple[int, Any]:
-    """The CRM's question, from within the PBX's network."""
-    connector = aiohttp.TCPConnector(socket_factory=lambda address: network.new_socket(address[0], address[1]))
-    headers = {"Authorization": f"Basic {base64.b64encode(f'crm:{PASSWORD}'.encode()).decode()}"}
-    async with (
-        aiohttp.ClientSession(connector=connector, headers=headers) as session,
-        session.get(f"http://{HTTP[0]}:{HTTP[1]}{path}") as answer,
-    ):
-        return answer.status, await answer.json()
 
 
 async def a_call_comes_in(network: Network, folder: Path) -> None:
@@ -173,3 +77,35 @@ async def test_a_call_rings_and_the_crm_hears_it_and_a_click_dials(pbx: Pbx, crm
     assert crm.targets == [RING, ANSWER]  # whatever else was to be sent has been sent: the bridge has ended
     assert SECRET not in "".join(running.lines)
     assert PASSWORD not in "".join(running.lines)
+
+
+@pytest.mark.parametrize("answered", ["while it is away", "when it is back"])
+async def test_a_bridge_that_dies_during_a_call_tells_the_rest_of_it_once(
+    pbx: Pbx, crm: Receiver, tmp_path: Path, answered: str
+) -> None:
+    async with (
+        asyncio.timeout(LIMIT_S),
+        Phone(pbx.network, "127.0.0.77", "777", pbx=SIP) as agent,
+        Phone(pbx.network, "127.0.0.2", "trunk", pbx=SIP) as trunk,
+    ):
+        agent.plan = NO_ANSWER  # until it is told to
+        async with bridge(pbx.network, tmp_path) as first:
+            customer = trunk.dial("0723456777", caller="033004799")
+            ringing = await agent.called()
+            await ringing.until_ringing()
+            await crm.wait_for(1)
+            await first.logged("crm.confirmed")
+            first.process.send_signal(signal.SIGKILL)
+            await first.process.wait()
+        if answered == "while it is away":
+            await ringing.follow(PICK_UP)
+            await ringing.audio.until_hears(customer.audio)
+        async with bridge(pbx.network, tmp_path) as second:
+            if answered == "when it is back":
+                await ringing.follow(PICK_UP)
+            await crm.wait_for(2)
+            await second.logged("crm.confirmed")
+            await customer.hang_up()
+            await ringing.until_over()
+            await second.logged("cdr.stored")
+        assert crm.targets == [RING, ANSWER]

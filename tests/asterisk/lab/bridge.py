@@ -1,0 +1,102 @@
+"""The bridge as it is installed and run, in a PBX's network, and a receiver there that plays the CRM."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from tests.asterisk.lab.changes import Changes
+from tests.asterisk.lab.network import Network
+from tests.asterisk.lab.pbx import AMI, SECRET, USER
+
+COMMAND = str(Path(sys.executable).with_name("crmbridge"))
+CRM = ("127.0.0.3", 8080)
+HTTP = ("127.0.0.1", 6560)
+PASSWORD = "lab-password-of-the-crm"
+RING = "/webservice.php?operation=incomingCall&sExt=777&sNumber=033004799&ClientId=10"
+ANSWER = "/webservice.php?operation=incomingCallAnswered&sExt=777&sNumber=033004799&ClientId=10"
+
+
+class Bridge:
+    """A running `crmbridge run`, and what it logs."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.lines: list[str] = []
+        self._changes = Changes()
+
+    async def read(self) -> None:
+        assert self.process.stderr is not None
+        async for line in self.process.stderr:
+            self.lines.append(line.decode())
+            self._changes.notify()
+        self._changes.notify()
+
+    def count(self, event: str) -> int:
+        return sum(json.loads(line)["event"] == event for line in self.lines if line.startswith("{"))
+
+    async def logged(self, event: str, times: int = 1) -> None:
+        """Wait until it has logged an event so often."""
+        await self._changes.until(lambda: self.count(event) >= times or self.process.returncode is not None)
+        assert self.count(event) >= times, "".join(self.lines)
+
+
+@asynccontextmanager
+async def bridge(network: Network, folder: Path) -> AsyncIterator[Bridge]:
+    """The bridge, connected and listening; ended as systemd would."""
+    config = folder / "config.toml"
+    config.write_text(
+        f"""
+        [crm]
+        url = "http://{CRM[0]}:{CRM[1]}/webservice.php"
+        client_id = 10
+        [ami]
+        host = "{AMI[0]}"
+        port = {AMI[1]}
+        username = "{USER}"
+        secret = "{SECRET}"
+        [http]
+        listen = "{HTTP[0]}:{HTTP[1]}"
+        username = "crm"
+        password = "{PASSWORD}"
+        [store]
+        state_dir = "{folder}"
+        [log]
+        level = "debug"
+        format = "json"
+        """
+    )
+    process = await asyncio.create_subprocess_exec(
+        *network.command(COMMAND, "run", "--config", str(config)),
+        stdin=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    running = Bridge(process)
+    reading = asyncio.create_task(running.read())
+    try:
+        await running.logged("ami.connected")
+        await running.logged("http.listening")
+        yield running
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+        await reading
+
+
+async def ask(network: Network, path: str) -> tuple[int, Any]:
+    """The CRM's question, from within the PBX's network."""
+    connector = aiohttp.TCPConnector(socket_factory=lambda address: network.new_socket(address[0], address[1]))
+    headers = {"Authorization": f"Basic {base64.b64encode(f'crm:{PASSWORD}'.encode()).decode()}"}
+    async with (
+        aiohttp.ClientSession(connector=connector, headers=headers) as session,
+        session.get(f"http://{HTTP[0]}:{HTTP[1]}{path}") as answer,
+    ):
+        return answer.status, await answer.json()
