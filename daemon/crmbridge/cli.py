@@ -9,32 +9,26 @@ import sys
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
 from pydantic import SecretStr
-from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from crmbridge import __version__, app, checks, config, log
+from crmbridge import __version__, app, checks, config, log, terminal
 from crmbridge.calls.clients import Clients
 from crmbridge.calls.events import CallEvent
 from crmbridge.calls.tracker import Tracker
-from crmbridge.config import ConfigError, NumberSettings, PbxSettings, Settings
+from crmbridge.cli_support import calls, outbox_cli
+from crmbridge.config import ConfigError, NumberSettings, PbxSettings
 from crmbridge.demo import show
-from crmbridge.pbx.ami import LoginRefusedError
 from crmbridge.pbx.wire import FrameReader
-from crmbridge.store.schema import StoreError
+from crmbridge.terminal import EX_IOERR, ConfigOption, JsonOption
 
-EX_UNAVAILABLE, EX_IOERR, EX_NOPERM, EX_CONFIG = 69, 74, 77, 78
-"""Exit codes as in sysexits.h: nothing to be had, disk, not let in, settings."""
-
-_EXIT_CODES = {LoginRefusedError: EX_NOPERM, StoreError: EX_IOERR, app.ListenError: EX_UNAVAILABLE}
 _CHUNK = 1 << 16
 _EXAMPLE_CLIENT = "10"
 """ClientId of the client's questionnaire, for a replay without settings."""
-_PIPE_WIDTH = 120
-"""Columns of a table that goes to a file or a pipe."""
 
 cli = typer.Typer(
     help="Joins an Asterisk PBX to the FixDigital CRM.",
@@ -45,8 +39,8 @@ cli = typer.Typer(
 config_cli = typer.Typer(help="The settings.", no_args_is_help=True)
 cli.add_typer(config_cli, name="config")
 
-ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The settings file.", metavar="FILE")]
-JsonOption = Annotated[bool, typer.Option("--json", help="For a program to read.")]
+cli.add_typer(outbox_cli, name="outbox")
+cli.command()(calls)
 
 
 def main() -> None:
@@ -66,7 +60,7 @@ def _version(
 @cli.command()
 def run(config_file: ConfigOption = config.DEFAULT_FILE) -> None:
     """Be the bridge, until SIGTERM or SIGINT."""
-    settings = _load(config_file)
+    settings = terminal.load(config_file)
     log.configure(level=settings.log.level, form=settings.log.format, mask_numbers=settings.log.mask_numbers)
     _until_stopped(lambda stop: app.run(settings, stop))
 
@@ -78,7 +72,7 @@ def demo(
 ) -> None:
     """See it work without a PBX: recorded real calls, the real bridge, and a CRM that shows what it is told."""
     log.configure(level="info" if verbose else "error", form="console", mask_numbers=False)
-    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+    console = terminal.console()
     if once:
         ended = asyncio.run(show.once(console))
         raise typer.Exit(0 if ended else 1)
@@ -101,7 +95,7 @@ def replay(
                         for event in tracker.handle(frame, datetime.now(UTC)):
                             typer.echo(json.dumps(_as_callback(event), ensure_ascii=False))
         except OSError as error:
-            _fail(f"{trace} can't be read: {error.strerror}", EX_IOERR)
+            terminal.fail(f"{trace} can't be read: {error.strerror}", EX_IOERR)
 
 
 @cli.command()
@@ -117,8 +111,8 @@ def check(config_file: ConfigOption = config.DEFAULT_FILE, as_json: JsonOption =
     else:
         table = Table("", "link", "found", show_edge=False)
         for result in results:
-            table.add_row("[green]ok[/]" if result.ok else "[red]FAIL[/]", result.name, result.found)
-        Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)
+            table.add_row("[green]ok[/]" if result.ok else "[red]FAIL[/]", result.name, escape(result.found))
+        terminal.console().print(table)
     if not all(result.ok for result in results):
         raise typer.Exit(1)
 
@@ -126,7 +120,7 @@ def check(config_file: ConfigOption = config.DEFAULT_FILE, as_json: JsonOption =
 @config_cli.command("show")
 def config_show(config_file: ConfigOption = config.DEFAULT_FILE) -> None:
     """Print the settings as they are in force, defaults included, secrets hidden."""
-    settings = _load(config_file)
+    settings = terminal.load(config_file)
     typer.echo(json.dumps(_plain(settings.model_dump()), indent=2, ensure_ascii=False))
 
 
@@ -142,7 +136,7 @@ def _plain(value: object) -> object:
 
 def _tracker(config_file: Path | None) -> Tracker:
     """The tracker of these settings; without any, of the defaults and the questionnaire's client."""
-    settings = _load(config_file) if config_file else None
+    settings = terminal.load(config_file) if config_file else None
     pbx = settings.pbx if settings else PbxSettings()
     clients = app.build_clients(settings.crm) if settings else Clients(_EXAMPLE_CLIENT)
     numbers = settings.numbers if settings else NumberSettings()
@@ -160,42 +154,11 @@ def _as_callback(event: CallEvent) -> dict[str, str]:
     }
 
 
-def _load(file: Path) -> Settings:
-    try:
-        return config.load(file)
-    except ConfigError as error:
-        _fail(str(error), EX_CONFIG)
-
-
-def _until_stopped(what: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+def _until_stopped(what: Callable[[asyncio.Event], Coroutine[object, object, None]]) -> None:
     async def until_stopped() -> None:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         await what(stop)
 
-    _explained(until_stopped())
-
-
-def _explained(work: Coroutine[Any, Any, None]) -> None:
-    """Run, and turn the troubles that an administrator can mend into one line and an exit code."""
-    try:
-        asyncio.run(work)
-    except Exception as error:
-        cause = _first(error)
-        for kind, code in _EXIT_CODES.items():
-            if isinstance(cause, kind):
-                _fail(str(cause), code)
-        raise
-
-
-def _first(error: BaseException) -> BaseException:
-    """What a group of errors is about."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(f"crmbridge: {message}", err=True)
-    raise typer.Exit(code)
+    terminal.run(until_stopped())

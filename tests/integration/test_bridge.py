@@ -374,6 +374,50 @@ async def test_replay_prints_what_would_be_sent(tmp_path: Path) -> None:
     assert (await output("replay", str(tmp_path / "missing.ami")))[0] == 74
 
 
+async def test_support_sees_what_was_refused_and_sends_it_again(
+    tmp_path: Path, pbx: SimulatedPbx, crm: Receiver
+) -> None:
+    config = await configure(tmp_path, pbx, crm)
+
+    async def outbox(*arguments: str) -> tuple[int, str]:
+        return await output("outbox", *arguments, "--config", str(config))
+
+    crm.script(Reply(body=b'{"success":false,"error":"[red]no such extension[/]"}'))
+    async with daemon(config) as bridge:
+        await bridge.logged("ami.connected")
+        await pbx.play(trace("01_did_to_ext_answered"), speed=10)
+        await targets(crm, 2)
+        await bridge.logged("crm.refused")
+        await bridge.logged("crm.confirmed")
+        refused, confirmed = sorted(json.loads((await outbox("list", "--json"))[1]), key=lambda one: int(one["id"]))
+        assert (refused["state"], refused["operation"], refused["ext"]) == ("refused", "incomingCall", "777")
+        assert "[red]no such extension[/]" in refused["last"]
+        assert confirmed["state"] == "confirmed"
+        table = (await outbox("list", "--state", "refused"))[1]
+        assert "033004799" in table
+        assert "Answered" not in table
+        assert json.loads((await outbox("list", "--json", "--ext", "999"))[1]) == []
+        assert (await outbox("retry", str(refused["id"])))[0] == 0
+        assert (await targets(crm, 3))[2] == RING
+        await bridge.logged("crm.confirmed", times=2)
+    assert (await outbox("drop", "999"))[0] == 1
+    assert (await outbox("drop", str(confirmed["id"])))[0] == 0
+    assert [one["id"] for one in json.loads((await outbox("list", "--json"))[1])] == [refused["id"]]
+
+
+async def test_support_finds_the_calls_with_a_number(tmp_path: Path, pbx: SimulatedPbx, crm: Receiver) -> None:
+    config = await configure(tmp_path, pbx, crm, "[log]\nlevel = 'debug'")
+    assert (await output("calls", "033004799", "--config", str(config)))[0] == 74, "nothing has run here yet"
+    async with daemon(config) as bridge:
+        await bridge.logged("ami.connected")
+        await pbx.play(trace("01_did_to_ext_answered"), speed=10)
+        await bridge.logged("cdr.stored")
+    code, said = await output("calls", "+972-3-300-4799", "--json", "--config", str(config))
+    (call,) = json.loads(said)
+    assert (code, call["ext"], call["duration"], call["direction"]) == (0, "777", 2, "in")
+    assert "no calls" in (await output("calls", "0521111111", "--config", str(config)))[1]
+
+
 async def test_check_tries_each_link(tmp_path: Path, pbx: SimulatedPbx, crm: Receiver) -> None:
     config = await configure(tmp_path, pbx, crm)
     code, said = await output("check", "--json", "--config", str(config))

@@ -1,0 +1,142 @@
+"""Commands for support: what became of callbacks, and what calls there were."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from crmbridge import app, config
+from crmbridge.calls.events import State
+from crmbridge.config import Settings
+from crmbridge.store import call_list
+from crmbridge.store.call_list import CallList
+from crmbridge.store.engine import open_database, sqlite_url
+from crmbridge.store.outbox import Outbox, open_outbox
+from crmbridge.store.outbox_sql import Listed, Which
+from crmbridge.terminal import EX_IOERR, ConfigOption, JsonOption, fail, load, local, run, show
+
+T = TypeVar("T")
+
+outbox_cli = typer.Typer(help="The callbacks: what was told to the CRM, and what was not.", no_args_is_help=True)
+
+IdsArgument = Annotated[list[int], typer.Argument(help="Ids as `outbox list` shows them.")]
+InstantOption = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S"])]
+
+
+@outbox_cli.command("list")
+def outbox_list(
+    state: Annotated[State | None, typer.Option(help="Only those in this state.")] = None,
+    ext: Annotated[str | None, typer.Option(help="Only this extension's.")] = None,
+    number: Annotated[str | None, typer.Option(help="Only this caller's, as the CRM gets it.")] = None,
+    call: Annotated[str | None, typer.Option(help="Only this call's: linkedid or uniqueid.")] = None,
+    since: InstantOption = None,
+    until: InstantOption = None,
+    dropped: Annotated[bool, typer.Option("--dropped", help="Those that were dropped by hand.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=100_000)] = 50,
+    config_file: ConfigOption = config.DEFAULT_FILE,
+    as_json: JsonOption = False,
+) -> None:
+    """List callbacks, newest first, each with how its last attempt went. Times are this machine's."""
+    which = Which(
+        state=state, extension=ext, number=number, call=call, since=_utc(since), until=_utc(until), dropped=dropped
+    )
+    settings = load(config_file)
+    listed = run(_with_outbox(settings, lambda outbox: outbox.listing(which, limit)))
+    show([_callback(one) for one in listed], as_json=as_json, empty="no callbacks")
+
+
+@outbox_cli.command("retry")
+def outbox_retry(ids: IdsArgument, config_file: ConfigOption = config.DEFAULT_FILE) -> None:
+    """Send refused, expired or dropped callbacks again. A running daemon takes them up within seconds."""
+    _each(ids, load(config_file), lambda outbox, one: outbox.retry(one, datetime.now(UTC)), done="queued again")
+
+
+@outbox_cli.command("drop")
+def outbox_drop(ids: IdsArgument, config_file: ConfigOption = config.DEFAULT_FILE) -> None:
+    """Send these no more and list them no more; `retry` takes that back."""
+    _each(ids, load(config_file), lambda outbox, one: outbox.drop(one, datetime.now(UTC)), done="dropped")
+
+
+def calls(
+    number: Annotated[str, typer.Argument(help="In any spelling.")],
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
+    config_file: ConfigOption = config.DEFAULT_FILE,
+    as_json: JsonOption = False,
+) -> None:
+    """List the calls with a number, newest first. Times are this machine's."""
+    rows = run(_calls_with(load(config_file), number, limit))
+    show(rows, as_json=as_json, empty=f"no calls with {number}")
+
+
+async def _calls_with(settings: Settings, number: str, limit: int) -> list[dict[str, object]]:
+    numbers = app.build_numbers(settings.numbers)
+    rows = app.build_history(app.build_endpoints(settings.pbx), numbers).rows
+    engine = await open_database(sqlite_url(_existing(settings, app.CALL_LIST)), [call_list.SCHEMA])
+    try:
+        page = await CallList(engine, rows).by_number(numbers.same(number), limit=limit)
+    finally:
+        await engine.dispose()
+    return [
+        {
+            "time": local(row.started_at),
+            "ext": row.extension,
+            "number": row.number,
+            "duration": row.talk_s,
+            "direction": "in" if row.incoming else "out",
+            "filename": row.filename,
+            "linkedid": row.linkedid,
+        }
+        for row in page.rows
+    ]
+
+
+def _callback(one: Listed) -> dict[str, object]:
+    event, delivery = one.delivery.event, one.delivery
+    return {
+        "id": delivery.id,
+        "time": local(event.at),
+        "operation": event.kind.value,
+        "ext": event.extension,
+        "number": event.number,
+        "ClientId": event.client_id,
+        "linkedid": event.linkedid,
+        "state": delivery.state.value,
+        "attempts": delivery.attempts,
+        "last": one.last.outcome if one.last else None,
+    }
+
+
+def _each(ids: list[int], settings: Settings, do: Callable[[Outbox, int], Awaitable[bool]], *, done: str) -> None:
+    async def all_of_them(outbox: Outbox) -> list[int]:
+        return [one for one in ids if not await do(outbox, one)]
+
+    missed = run(_with_outbox(settings, all_of_them))
+    if len(missed) < len(ids):
+        typer.echo(f"{len(ids) - len(missed)} {done}")
+    if missed:
+        fail(f"no callback to do that with: {', '.join(map(str, missed))} (see `crmbridge outbox list`)", 1)
+
+
+async def _with_outbox(settings: Settings, do: Callable[[Outbox], Awaitable[T]]) -> T:
+    async with open_outbox(_existing(settings, app.OUTBOX), sole=False) as outbox:
+        return await do(outbox)
+
+
+def _existing(settings: Settings, name: str) -> Path:
+    """A command that only looks must not make files: as root they would keep the daemon out."""
+    path = settings.store.state_dir / name
+    try:
+        path.stat()
+    except OSError as error:
+        fail(
+            f"{path}: {error.strerror}; has the daemon run here yet (store.state_dir), may this user read it?", EX_IOERR
+        )
+    return path
+
+
+def _utc(at: datetime | None) -> datetime | None:
+    return at.astimezone(UTC) if at else None

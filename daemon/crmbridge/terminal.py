@@ -1,0 +1,94 @@
+"""What all commands share at the terminal: settings, tables, errors in one line, exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Coroutine, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, NoReturn, TypeVar
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from crmbridge import app, config
+from crmbridge.config import ConfigError, Settings
+from crmbridge.pbx.ami import LoginRefusedError
+from crmbridge.store.schema import StoreError
+
+EX_UNAVAILABLE, EX_IOERR, EX_NOPERM, EX_CONFIG = 69, 74, 77, 78
+"""Exit codes as in sysexits.h: nothing to be had, disk, not let in, settings."""
+
+_EXIT_CODES = {LoginRefusedError: EX_NOPERM, StoreError: EX_IOERR, app.ListenError: EX_UNAVAILABLE}
+_PIPE_WIDTH = 120
+"""Columns of a table that goes to a file or a pipe."""
+
+T = TypeVar("T")
+
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The settings file.", metavar="FILE")]
+JsonOption = Annotated[bool, typer.Option("--json", help="For a program to read.")]
+
+
+def load(file: Path) -> Settings:
+    """The settings; where they are wrong, the process ends with what is to be mended."""
+    try:
+        return config.load(file)
+    except ConfigError as error:
+        fail(str(error), EX_CONFIG)
+
+
+def run(work: Coroutine[object, object, T]) -> T:
+    """Run, and turn the troubles that an administrator can mend into one line and an exit code."""
+    try:
+        return asyncio.run(work)
+    except Exception as error:
+        cause = _first(error)
+        for kind, code in _EXIT_CODES.items():
+            if isinstance(cause, kind):
+                fail(str(cause), code)
+        raise
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """End the process with a message on standard error."""
+    typer.echo(f"crmbridge: {message}", err=True)
+    raise typer.Exit(code)
+
+
+def console() -> Console:
+    """Standard output, as wide as the terminal is."""
+    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+
+
+def show(rows: Sequence[Mapping[str, object]], *, as_json: bool, empty: str) -> None:
+    """Print rows of the same keys: a table for people, one JSON array for programs."""
+    if as_json:
+        typer.echo(json.dumps(list(rows), ensure_ascii=False))
+    elif not rows:
+        typer.echo(empty)
+    else:
+        table = Table(*rows[0], show_edge=False)
+        for row in rows:
+            table.add_row(*map(_cell, row.values()))
+        console().print(table)
+
+
+def local(at: datetime) -> str:
+    """An instant in this machine's time zone, as an administrator reads it."""
+    return at.astimezone().isoformat(sep=" ", timespec="seconds")
+
+
+def _cell(value: object) -> str:
+    """A value's text; what callers and the CRM sent must not be taken for markup."""
+    return "" if value is None else escape(str(value))
+
+
+def _first(error: BaseException) -> BaseException:
+    """What a group of errors is about."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
