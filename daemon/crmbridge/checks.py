@@ -17,7 +17,7 @@ from crmbridge.store.outbox import open_outbox
 from crmbridge.store.schema import StoreError
 from crmbridge.web.server import host_and_port
 
-NEEDED_ACTIONS = {"Originate": "originate or call", "CoreShowChannels": "reporting", "ExtensionStateList": "reporting"}
+NEEDED_ACTIONS = {"Originate": "originate", "CoreShowChannels": "reporting", "ExtensionStateList": "reporting"}
 """AMI actions that the bridge uses, and the write class that allows each (main/manager.c)."""
 
 

@@ -38,7 +38,7 @@ _COMMANDS = {
     "Originate": "Originate a call. (Priv: originate,all)",
     "Ping": "Keepalive command. (Priv: <none>)",
 }
-"""Of what a real Asterisk lists for a user with `write = originate,call,reporting`, the part that we answer."""
+"""Of what a real Asterisk lists for a user with `write = originate,reporting`, the part that we answer."""
 
 Rewrite = Callable[[bytes], bytes]
 
