@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
@@ -121,7 +122,10 @@ async def pbx() -> AsyncIterator[SimulatedPbx]:
 
 async def logged_in(actions: Actions, writer: asyncio.StreamWriter) -> None:
     async for action in actions:
+        if action[b"Action"] == b"Challenge":
+            writer.write(b"Response: Error\r\nActionID: %s\r\nMessage: No such thing\r\n\r\n" % action[b"ActionID"])
         if action[b"Action"] == b"Login":
+            assert action[b"Secret"] == b"s3cret"
             writer.write(ACCEPTED % action[b"ActionID"])
             return
 
@@ -145,6 +149,26 @@ async def test_a_refused_login_is_an_error_that_names_what_to_mend_and_is_not_re
         async with asyncio.timeout(LIMIT_S):
             await ami.run()
     assert "wrong" not in str(caught.value)
+
+
+async def test_the_secret_itself_is_not_sent_where_the_pbx_can_challenge() -> None:
+    logins: list[dict[bytes, bytes]] = []
+
+    async def challenges(actions: Actions, writer: asyncio.StreamWriter) -> None:
+        async for action in actions:
+            if action[b"Action"] == b"Challenge":
+                writer.write(b"Response: Success\r\nActionID: %s\r\nChallenge: 42\r\n\r\n" % action[b"ActionID"])
+            if action[b"Action"] == b"Login":
+                logins.append(action)
+                writer.write(ACCEPTED % action[b"ActionID"])
+
+    async with asterisk(challenges) as port, session(port, Events()) as ami:
+        async with asyncio.timeout(LIMIT_S):
+            await ami.ready()
+    (login,) = logins
+    assert b"Secret" not in login
+    assert login[b"AuthType"] == b"MD5"
+    assert login[b"Key"] == hashlib.md5(b"42s3cret").hexdigest().encode()
 
 
 async def test_a_lost_connection_comes_back_and_takes_the_channels_as_they_are(pbx: SimulatedPbx) -> None:

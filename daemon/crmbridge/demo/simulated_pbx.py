@@ -8,6 +8,7 @@ login, ping, Originate, and the lists of channels, bridges and hints. It says no
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 import socket
 import time
@@ -26,6 +27,7 @@ _SNAPSHOT = (
 )
 """Headers of a channel in every event about it."""
 
+_CHALLENGE = "161803398"
 _END_OF_LIST = {
     "BridgeListItem": "BridgeListComplete",
     "CoreShowChannel": "CoreShowChannelsComplete",
@@ -147,7 +149,9 @@ class SimulatedPbx:
 
     def _answer(self, action: Frame, writer: asyncio.StreamWriter) -> None:
         name = action.get("Action", "").lower()
-        if name == "login":
+        if name == "challenge":
+            _send(writer, {"Response": "Success", "Challenge": _CHALLENGE}, action)
+        elif name == "login":
             self._login(action, writer)
         elif writer not in self._writers:
             _send(writer, {"Response": "Error", "Message": "Permission denied"}, action)
@@ -167,7 +171,9 @@ class SimulatedPbx:
             _send(writer, {"Response": "Error", "Message": "Invalid/unknown command"}, action)
 
     def _login(self, action: Frame, writer: asyncio.StreamWriter) -> None:
-        if (action.get("Username"), action.get("Secret")) != (self._username, self._secret):
+        key = hashlib.md5((_CHALLENGE + self._secret).encode(), usedforsecurity=False).hexdigest()
+        is_right = action.get("Secret") == self._secret or action.get("Key") == key
+        if action.get("Username") != self._username or not is_right:
             _send(writer, {"Response": "Error", "Message": "Authentication failed"}, action)
             writer.close()
             return

@@ -10,9 +10,10 @@ each of these.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 import ssl
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -67,8 +68,7 @@ class Answer:
 
     success: bool
     message: str
-    names: frozenset[str] = frozenset()
-    """Names of all its headers."""
+    headers: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +195,7 @@ class Ami:
             with suppress(TimeoutError):
                 async with asyncio.timeout(BOOT_WAIT_S):
                     await self._booted.wait()
-            return Probe(protocol.version or "unknown", self._booted.is_set(), may.names)
+            return Probe(protocol.version or "unknown", self._booted.is_set(), frozenset(may.headers))
 
     async def action(self, fields: Action, *, timeout_s: float = ACTION_TIMEOUT_S) -> Answer:
         """Send one action and wait for its answer. It is sent once, whatever happens.
@@ -246,7 +246,13 @@ class Ami:
             await asyncio.wait([keeper])
 
     async def _login(self, protocol: _Protocol) -> None:
-        fields: Action = {"Action": "Login", "Username": self._username, "Secret": self._secret, "Events": "on"}
+        fields: Action = {"Action": "Login", "Username": self._username, "Events": "on"}
+        challenge = await self._send(protocol, {"Action": "Challenge", "AuthType": "MD5"}, timeout_s=CONNECT_TIMEOUT_S)
+        if challenge.success and "Challenge" in challenge.headers:
+            secret = (challenge.headers["Challenge"] + self._secret).encode()
+            fields |= {"AuthType": "MD5", "Key": hashlib.md5(secret, usedforsecurity=False).hexdigest()}
+        else:
+            fields["Secret"] = self._secret  # a proxy in between may know only this
         answer = await self._send(protocol, fields, timeout_s=CONNECT_TIMEOUT_S)
         if not answer.success:
             raise LoginRefusedError(
@@ -287,7 +293,7 @@ class Ami:
             raise ActionTimeoutError(f"Asterisk did not answer {fields['Action']} within {timeout_s:g} s") from None
         finally:
             protocol.responses.pop(action.id, None)
-        return Answer(success=bool(message.success), message=str(message.message), names=frozenset(message))
+        return Answer(success=bool(message.success), message=str(message.message), headers=dict(message))
 
     def _on_frame(self, frame: Frame) -> None:
         event = frame.get("Event")
