@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sqlite3
 import sys
+import warnings
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -332,9 +334,26 @@ async def test_callbacks_go_on_through_a_disk_that_refuses(file: Path, pragma: s
             assert [*states, outbox.disk_refuses] == [True, False]
             assert [each.event.call for each in await outbox.waiting()] == ["c0", "c2", "c3"]
             assert await outbox.attempts(added[0].id) == [ATTEMPT]
+            assert await outbox.add([ring("c3")]) == [], "by now it is stored"
+            assert outbox._unstored == {}
     told = [each for each in logs if each["log_level"] in {"error", "warning"}]
     assert [each["event"] for each in told] == ["store.disk_refuses", "store.disk_back"]
     assert words in told[0]["reason"]
+
+
+async def test_reading_while_the_disk_is_tried_again_leaves_no_connection_behind(file: Path) -> None:
+    async with open_outbox(file, disk_retry_s=0.001) as outbox:
+        disk = Disk(outbox, "PRAGMA query_only = ON")
+        await disk.refuse()
+        await outbox.add([ring("c1")])
+        for _ in range(100):
+            assert await outbox.known("main", ["c1"]) == {ring("c1").key}
+        disk.mend()
+        await stored_again(outbox)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        gc.collect()
+    assert [str(each.message) for each in caught] == []
 
 
 async def test_what_a_disk_refuses_to_the_end_is_named(file: Path) -> None:

@@ -7,7 +7,7 @@ import gzip
 import socket
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from crmbridge.calls.events import CallEvent, Delivery, Kind, State
+from crmbridge.calls.events import Attempt, CallEvent, Delivery, Kind, State
 from crmbridge.crm.clock import Clock
 from crmbridge.crm.sender import FOLLOW_OUTBOX_S, Sender, Settings
 from crmbridge.demo.receiver import Manner, Receiver, Reply
@@ -394,7 +394,8 @@ async def test_a_certificate_that_is_not_trusted_and_one_that_is(file: Path, cer
 
 async def test_cookies_and_redirects_change_nothing(file: Path, crm: Receiver) -> None:
     crm.script(Reply(headers={"Set-Cookie": "session=1"}), Reply(status=307, headers={"Location": "/moved"}))
-    async with bench(file, await crm.start()) as b:
+    # By name: from a bare address no client would take a cookie.
+    async with bench(file, (await crm.start()).replace("127.0.0.1", "localhost")) as b:
         await b.tell(ring("c1"))
         await b.settled(1)
         await b.tell(ring("c2"))
@@ -604,6 +605,74 @@ async def test_what_is_retried_and_dropped_by_hand(file: Path, crm: Receiver) ->
         assert b.final == [(refused.id, State.REFUSED), (refused.id, State.CONFIRMED)]
         assert b.sender.stats().waiting == 0
     assert [ext for ext, _ in told(crm)] == ["701", *["702"] * 5, "701"]
+
+
+class Paper:
+    """An outbox that stores when it is told to, and says what it said before."""
+
+    def __init__(self, queued: list[Delivery] | None = None) -> None:
+        self.queued = queued
+        self.recorded: list[tuple[int, State]] = []
+        self.asked, self.may_store, self.may_tell = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def record(self, delivery_id: int, _: Attempt, state: State, __: datetime | None = None) -> bool:
+        self.asked.set()
+        await self.may_store.wait()
+        self.recorded.append((delivery_id, state))
+        return True
+
+    async def expire(self, ids: Sequence[int]) -> None:
+        self.recorded += [(each, State.EXPIRED) for each in ids]
+
+    async def changes(self) -> list[Delivery] | None:
+        told, self.queued = self.queued, None
+        if told is not None:
+            await self.may_tell.wait()
+        return told
+
+
+def queued(number: int, event: CallEvent) -> Delivery:
+    return Delivery(number, event, State.QUEUED, 0, None)
+
+
+async def test_a_stop_that_loses_its_patience_keeps_what_the_crm_has_said(crm: Receiver) -> None:
+    paper = Paper()
+    sender = Sender(Settings(await crm.start(), stop_grace_s=0.0), paper, TestClock())
+    sender.submit([queued(1, ring())])
+    task = asyncio.create_task(sender.run())
+    async with asyncio.timeout(20):
+        await paper.asked.wait()
+        (request,) = sender._requests
+        with capture_logs() as logs:
+            sender.stop()
+            await asyncio.wait([request])
+            assert request.cancelled()
+            paper.may_store.set()
+            await task
+    assert paper.recorded == [(1, State.CONFIRMED)]
+    assert [each["event"] for each in logs] == ["crm.stopped_with_requests_under_way", "crm.confirmed"]
+
+
+async def test_what_is_settled_while_the_outbox_is_read_is_not_sent_again(crm: Receiver) -> None:
+    clock = TestClock()
+    old, new = queued(1, ring("c1")), queued(2, ring("c2", "778"))
+    paper = Paper(queued=[old, new])
+    paper.may_store.set()
+    hold = asyncio.Event()
+    crm.script(Reply(hold=hold))
+    sender = Sender(Settings(await crm.start()), paper, clock)
+    sender.submit([old])
+    task = asyncio.create_task(sender.run())
+    async with asyncio.timeout(20):
+        await crm.wait_for(1)
+        await clock.turn(FOLLOW_OUTBOX_S)  # the outbox is read now, and says that the first is queued
+        hold.set()
+        await clock.until(lambda: len(paper.recorded) == 1 and sender.stats().waiting == 0)
+        paper.may_tell.set()
+        await clock.until(lambda: len(paper.recorded) >= 2 and sender.stats().waiting == 0)
+        sender.stop()
+        await task
+    assert [each["sExt"] for each in crm.received] == ["777", "778"]
 
 
 async def test_an_outbox_that_fails_ends_the_sender(crm: Receiver) -> None:

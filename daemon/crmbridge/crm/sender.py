@@ -138,9 +138,8 @@ class Sender:
         async with CrmClient(settings.url, settings.timeout_s, settings.ssl_context, settings.concurrency) as client:
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    follower = tasks.create_task(self._follow_outbox())
+                    tasks.create_task(self._follow_outbox())
                     await self._dispatch(tasks, client)
-                    follower.cancel()
                     await self._finish()
             finally:
                 if self._storing:
@@ -276,9 +275,14 @@ class Sender:
             log.warning("crm.retrying", **_about(entry), reason=attempt.outcome)
 
     async def _follow_outbox(self) -> None:
-        while not self._stop.is_set():
-            await self._clock.wait(self._stop, self._clock.monotonic() + FOLLOW_OUTBOX_S)
+        # Ends with the stop and is not cancelled: it may be within the database.
+        while await self._pause(FOLLOW_OUTBOX_S):
             await self._look_at_outbox()
+
+    async def _pause(self, seconds: float) -> bool:
+        """False when the stop came first."""
+        await self._clock.wait(self._stop, self._clock.monotonic() + seconds)
+        return not self._stop.is_set()
 
     async def _look_at_outbox(self) -> None:
         """Take up what `crmbridge outbox retry` has queued, forget what `crmbridge outbox drop` took away."""

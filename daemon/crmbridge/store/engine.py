@@ -18,7 +18,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from crmbridge.store.schema import Schema, StoreError, migrate
 
@@ -89,6 +89,17 @@ async def apply(engine: AsyncEngine, schemas: Sequence[Schema]) -> None:
 def reading(engine: AsyncEngine) -> AsyncEngine:
     """The same database, for transactions that only read."""
     return engine.execution_options(**{READING: True})
+
+
+def reading_apart(engine: AsyncEngine) -> AsyncEngine:
+    """The same SQLite file, for transactions that only read, each with a connection of its own.
+
+    Nothing is kept open between them, so there is nothing to dispose of, and `engine` may be disposed of meanwhile: a
+    connection that is in use when its pool is disposed of would never be closed.
+    """
+    apart = create_async_engine(engine.url, poolclass=NullPool)
+    _prepare_sqlite(apart)
+    return reading(apart)
 
 
 def disk_trouble(error: BaseException) -> bool:

@@ -50,7 +50,10 @@ class Journal:
     """The one writer of a SQLite database within this process."""
 
     def __init__(self, engine: AsyncEngine, schemas: Sequence[Schema], retry_s: float = DISK_RETRY_S) -> None:
-        """`engine` stays the caller's. After the disk was gone, `schemas` are applied again: it may be a new file."""
+        """`engine` stays the caller's, who uses it for nothing else: it is disposed of while the disk refuses.
+
+        After the disk was gone, `schemas` are applied again: it may be a new file.
+        """
         self._engine = engine
         self._schemas = schemas
         self._retry_s = retry_s

@@ -9,6 +9,7 @@ While the disk refuses, callbacks go on from memory (see journal.py) and are sto
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
@@ -22,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from crmbridge.calls.events import Attempt, CallEvent, Delivery, State
 from crmbridge.store import outbox_sql as sql
-from crmbridge.store.engine import explain, open_database, reading, sqlite_url
+from crmbridge.store.engine import explain, open_database, reading_apart, sqlite_url
 from crmbridge.store.journal import DISK_RETRY_S, Journal
 from crmbridge.store.lock import sole_use
 from crmbridge.store.outbox_sql import Key, Listed, Which
@@ -41,7 +42,7 @@ async def open_outbox(path: Path, *, sole: bool = True, disk_retry_s: float = DI
     The daemon opens it for `sole` use; commands that look, retry and drop beside it do not.
     """
     async with AsyncExitStack() as stack:
-        engine = await open_database(sqlite_url(path), [SCHEMA], connections=2)
+        engine = await open_database(sqlite_url(path), [SCHEMA], connections=1)
         stack.push_async_callback(engine.dispose)
         if sole:
             stack.enter_context(sole_use(path))
@@ -57,6 +58,7 @@ class Outbox:
     def __init__(self, engine: AsyncEngine, disk_retry_s: float = DISK_RETRY_S) -> None:
         """Use `open_outbox`."""
         self._engine = engine
+        self._reading = reading_apart(engine)
         self._journal = Journal(engine, [SCHEMA], disk_retry_s)
         self._next_id = 1
         self._interventions = 0
@@ -182,7 +184,7 @@ class Outbox:
 
     async def _read(self, query: Callable[[Connection], T]) -> T:
         try:
-            async with reading(self._engine).connect() as connection:
+            async with self._reading.connect() as connection:
                 return await connection.run_sync(query)
-        except DBAPIError as error:
+        except (DBAPIError, sqlite3.Error) as error:
             raise StoreError(f"{self._engine.url.database} {explain(error)}") from error
