@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find daemon tests/traces -type f -not -path '*/__pycache__/*' -not -path '*.egg-info/*' 2>/dev/null) setup.cfg setup.py
 TESTS ?= tests
 
-.PHONY: venv run test check unit bench record lock format diagram
+.PHONY: venv run test check unit bench record faults lock format diagram
 .DELETE_ON_ERROR:
 
 # pip is told nothing about where packages come from: the machine's own pip settings decide.
@@ -59,6 +59,10 @@ bench: venv
 # Records calls of the lab's live Asterisks into tests/traces (root): make record ARGS='--version 22 did_answered'
 record: venv
 	$(BIN)/python -m tests.asterisk.record $(ARGS)
+
+# Kills the bridge 30 times in three minutes of calls on a live Asterisk (root), and prints what the CRM was told.
+faults: venv
+	$(BIN)/python -m tests.asterisk.faults $(ARGS)
 
 # Draws docs/tracker.md's diagram anew from the table in calls/phases.py.
 diagram: venv

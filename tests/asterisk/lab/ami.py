@@ -30,7 +30,7 @@ class Ami(asyncio.Protocol):
         self._ids = itertools.count(1)
         self._changes = Changes()
         self._loop = asyncio.get_running_loop()
-        self._began = self._loop.time()
+        self.began = self._loop.time()
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -38,7 +38,7 @@ class Ami(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self.timing.append((len(self.raw), round(self._loop.time() - self._began, 4)))
+        self.timing.append((len(self.raw), round(self._loop.time() - self.began, 4)))
         self.raw += data
         self.frames += self._whole_frames()
         self._changes.notify()
