@@ -35,6 +35,7 @@ from crmbridge.store.call_list import CallList
 from crmbridge.store.engine import open_database, sqlite_url
 from crmbridge.store.outbox import Outbox, open_outbox
 from crmbridge.store.outbox_sql import Which
+from crmbridge.store.schema import StoreError
 from crmbridge.web.access import Access
 from crmbridge.web.call_list import CallListing
 from crmbridge.web.dialer import Dialer
@@ -46,6 +47,7 @@ log = structlog.get_logger("crmbridge.app")
 OUTBOX, CALL_LIST = "outbox.db", "calls.db"
 """Files in store.state_dir."""
 
+PRUNE_EVERY_S = 3600.0
 LONGEST_CALL = timedelta(hours=12)
 MOST_RECALLED = 20_000
 """What was told so lately is recalled at the start, for calls that still go on."""
@@ -125,6 +127,7 @@ class _Bridge:
             sender = tasks.create_task(self._sender.run(), name="sender")
             records = tasks.create_task(self._records.run(), name="records")
             intake = tasks.create_task(self._intake.run(), name="intake")
+            pruning = tasks.create_task(self._prune(), name="pruning")
             server = self._server(listen)
             try:
                 await server.start()
@@ -137,12 +140,24 @@ class _Bridge:
                 log.info("bridge.stopping")
             finally:
                 await server.stop()
+            pruning.cancel()
             ami.cancel()
-            await asyncio.wait([ami])
+            await asyncio.wait([pruning, ami])
             for part, task in ((self._intake, intake), (self._records, records), (self._sender, sender)):
                 part.stop()
                 await task
         log.info("bridge.stopped")
+
+    async def _prune(self) -> None:
+        """Once an hour, forget callbacks that are older than they are kept for, in small steps."""
+        keep = timedelta(days=self._settings.store.keep_days)
+        while True:
+            try:
+                while pruned := await self._outbox.prune(datetime.now(UTC) - keep):
+                    log.info("outbox.pruned", callbacks=pruned)
+            except StoreError as error:
+                log.warning("outbox.not_pruned", reason=str(error))
+            await asyncio.sleep(PRUNE_EVERY_S)
 
     def _server(self, listen: str | socket.socket) -> Server:
         http, dialer = self._settings.http, self._settings.dialer

@@ -196,6 +196,7 @@ class StoreSettings(Section):
     """What lasts."""
 
     state_dir: Path = Path("/var/lib/crmbridge")
+    keep_days: Annotated[int, Field(ge=1, le=36500)] = 180
 
 
 class CdrSettings(Section):

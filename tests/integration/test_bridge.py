@@ -10,15 +10,18 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+from crmbridge.calls.events import Attempt, CallEvent, Kind, State
 from crmbridge.demo.receiver import Receiver, Reply
 from crmbridge.demo.simulated_pbx import SimulatedPbx
 from crmbridge.demo.traces import Trace, shipped
+from crmbridge.store.outbox import open_outbox
 
 LIMIT_S = 20
 COMMAND = str(Path(sys.executable).with_name("crmbridge"))
@@ -403,6 +406,23 @@ async def test_support_sees_what_was_refused_and_sends_it_again(
     assert (await outbox("drop", "999"))[0] == 1
     assert (await outbox("drop", str(confirmed["id"])))[0] == 0
     assert [one["id"] for one in json.loads((await outbox("list", "--json"))[1])] == [refused["id"]]
+
+
+async def test_callbacks_are_forgotten_when_their_time_is_over(
+    tmp_path: Path, pbx: SimulatedPbx, crm: Receiver
+) -> None:
+    config = await configure(tmp_path, pbx, crm, "keep_days = 30")
+    long_ago, lately = (datetime.now(UTC) - timedelta(days=days) for days in (31, 29))
+    async with open_outbox(tmp_path / "outbox.db") as outbox:
+        for number, at in enumerate((long_ago, lately)):
+            event = CallEvent(Kind.RING, "pbx", f"{number}", "777", "1", "10", at, f"{number}", "x")
+            (delivery,) = await outbox.add([event])
+            await outbox.record(delivery.id, Attempt(at, 0.1, 200, "HTTP 200"), State.CONFIRMED)
+    async with daemon(config) as bridge:
+        (pruned,) = await bridge.logged("outbox.pruned")
+        assert pruned["callbacks"] == 1
+    async with open_outbox(tmp_path / "outbox.db") as outbox:
+        assert [one.delivery.event.call for one in await outbox.listing()] == ["1"]
 
 
 async def test_support_finds_the_calls_with_a_number(tmp_path: Path, pbx: SimulatedPbx, crm: Receiver) -> None:
