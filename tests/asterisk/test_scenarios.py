@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.asterisk.lab.pbx import Pbx
+from tests.asterisk.lab.rootfs import RECIPES
 from tests.asterisk.lab.stage import perform
 from tests.asterisk.record import write
 from tests.asterisk.scenarios import SCENARIOS
@@ -17,18 +18,23 @@ from crmbridge.calls.channels import Endpoints
 from crmbridge.calls.clients import Clients
 from crmbridge.calls.numbers import Numbers
 from crmbridge.calls.tracker import Tracker
+from crmbridge.config import PbxSettings
 from crmbridge.demo import traces
 from crmbridge.demo.traces import Told, Trace
 from crmbridge.pbx.wire import FrameReader
 
 pytestmark = pytest.mark.needs("asterisk")
 AT = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+PLAYED = [(version, one.name) for version in sorted(RECIPES) for one in SCENARIOS.values() if version in one.versions]
 
 
 def told(trace: Trace) -> list[Told]:
     """What the CRM would be told."""
     endpoints = Endpoints(
-        extensions=trace.extensions, trunks=trace.trunks, endpoints={}, inbound_contexts=trace.inbound_contexts
+        extensions=trace.extensions,
+        trunks=trace.trunks,
+        endpoints=trace.endpoints,
+        inbound_contexts=trace.inbound_contexts or PbxSettings().inbound_contexts,
     )
     numbers = Numbers(region="IL", form="national", anonymous="anonymous")
     tracker = Tracker(pbx="pbx", endpoints=endpoints, clients=Clients("10"), caller=numbers.caller)
@@ -37,7 +43,7 @@ def told(trace: Trace) -> list[Told]:
     return [(event.kind.value, event.extension, event.number) for event in events]
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize(("root", "name"), PLAYED, indirect=["root"])
 async def test_scenario(pbx: Pbx, name: str, tmp_path: Path) -> None:
     recording = await perform(pbx, SCENARIOS[name])
     assert not recording.disagreement()

@@ -11,13 +11,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
-from tests.asterisk.lab import pbx
 from tests.asterisk.lab.ami import Ami, session
+from tests.asterisk.lab.office import VANILLA, Office
 from tests.asterisk.lab.pbx import Pbx
 from tests.asterisk.lab.phone import Call, Phone
+from tests.asterisk.lab.rootfs import RECIPES
 
-EXTENSIONS = {"777": "777", "778": "778", "779": "779", "780": "780", "781": "alice-desk"}
-"""Extension to endpoint, as in conf/pjsip.conf."""
 CALLER = "033004799"
 LIMIT_S = 30
 """For a whole scenario; the longest takes a few seconds."""
@@ -45,8 +44,8 @@ def talks(ext: str, number: str = CALLER) -> Told:
 class Stage:
     """What a scenario acts on."""
 
-    def __init__(self, pbx: Pbx, ami: Ami, trunk: Phone, phones: dict[str, Phone]) -> None:
-        self.pbx, self.ami, self.trunk, self.phones = pbx, ami, trunk, phones
+    def __init__(self, pbx: Pbx, ami: Ami, office: Office, trunk: Phone, phones: dict[str, Phone]) -> None:
+        self.pbx, self.ami, self.office, self.trunk, self.phones = pbx, ami, office, trunk, phones
 
     def phone(self, ext: str) -> Phone:
         return self.phones[ext]
@@ -64,11 +63,11 @@ class Stage:
         """What the phones saw and heard of people who called in from outside."""
         return {
             told
-            for ext, phone in self.phones.items()
+            for name, phone in self.phones.items()
             for call in phone.calls
             for guest in self.trunk.calls
             if not guest.incoming
-            for told in _between(ext, call, guest)
+            for told in _between(self.office.desks[name].extension, call, guest)
         }
 
 
@@ -92,6 +91,9 @@ class Scenario:
     expected: tuple[Told, ...]
     optional: tuple[Told, ...]
     notes: str
+    office: Office = VANILLA
+    versions: tuple[str, ...] = tuple(sorted(RECIPES))
+    """The Asterisks that can do it."""
 
 
 SCENARIOS: dict[str, Scenario] = {}
@@ -99,7 +101,13 @@ SCENARIOS: dict[str, Scenario] = {}
 
 
 def scenario(
-    summary: str, *, expected: tuple[Told, ...] = (), optional: tuple[Told, ...] = (), notes: str = ""
+    summary: str,
+    *,
+    expected: tuple[Told, ...] = (),
+    optional: tuple[Told, ...] = (),
+    notes: str = "",
+    office: Office = VANILLA,
+    versions: tuple[str, ...] = tuple(sorted(RECIPES)),
 ) -> Callable[[Play], Play]:
     """Make a function a scenario; its name is the trace's.
 
@@ -110,7 +118,7 @@ def scenario(
     def enter(play: Play) -> Play:
         name = play.__name__
         assert name not in SCENARIOS, name
-        SCENARIOS[name] = Scenario(name, summary, play, expected, optional, notes)
+        SCENARIOS[name] = Scenario(name, summary, play, expected, optional, notes, office, versions)
         return play
 
     return enter
@@ -143,7 +151,7 @@ class Recording:
 
 async def perform(where: Pbx, chosen: Scenario) -> Recording:
     """Play a scenario while our AMI user listens. Raises TimeoutError where it gets stuck."""
-    async with asyncio.timeout(LIMIT_S), _stage(where) as stage:
+    async with asyncio.timeout(LIMIT_S), _stage(where, chosen.office) as stage:
         await chosen.play(stage)
         for phone in (stage.trunk, *stage.phones.values()):
             for call in phone.calls:
@@ -155,12 +163,12 @@ async def perform(where: Pbx, chosen: Scenario) -> Recording:
 
 
 @asynccontextmanager
-async def _stage(where: Pbx) -> AsyncIterator[Stage]:
+async def _stage(where: Pbx, office: Office) -> AsyncIterator[Stage]:
     async with AsyncExitStack() as stack:
         ami = await stack.enter_async_context(session(where))
-        trunk = await stack.enter_async_context(Phone(where.network, "127.0.0.2", "trunk", pbx=pbx.SIP))
+        trunk = await stack.enter_async_context(Phone(where.network, office.trunk, "trunk", pbx=office.sip))
         phones = {}
-        for ext in EXTENSIONS:
-            phone = Phone(where.network, f"127.0.0.{ext[1:]}", ext, pbx=pbx.SIP)
-            phones[ext] = await stack.enter_async_context(phone)
-        yield Stage(where, ami, trunk, phones)
+        for name, desk in office.desks.items():
+            phone = Phone(where.network, desk.address, name, pbx=office.sip)
+            phones[name] = await stack.enter_async_context(phone)
+        yield Stage(where, ami, office, trunk, phones)
