@@ -18,12 +18,13 @@ from crmbridge import __version__
 from crmbridge.calls import cdr
 from crmbridge.calls.channels import LOCAL, Endpoints
 from crmbridge.calls.clients import Client, Clients
+from crmbridge.calls.debatable import Debatable
 from crmbridge.calls.dialable import Dialable
 from crmbridge.calls.dialing import Code, Dialing, Result
 from crmbridge.calls.history import History, is_extension, parties
 from crmbridge.calls.numbers import Numbers
 from crmbridge.calls.tracker import Tracker
-from crmbridge.config import ClientSettings, CrmSettings, NumberSettings, PbxSettings, Settings
+from crmbridge.config import ClientSettings, CrmSettings, NumberSettings, PbxSettings, Settings, TellSettings
 from crmbridge.crm.sender import Sender
 from crmbridge.crm.sender import Settings as SenderSettings
 from crmbridge.intake import Frame, Intake
@@ -104,7 +105,7 @@ class _Bridge:
             "Cdr": self._records.take,
             "OriginateResponse": _log_phone_of_click,
         }
-        self._tracker = build_tracker(settings.pbx, endpoints, self._clients, numbers)
+        self._tracker = build_tracker(settings.pbx, settings.tell, endpoints, self._clients, numbers)
         self._intake = Intake(
             tracker=self._tracker,
             store=outbox.add,
@@ -245,9 +246,13 @@ def build_numbers(numbers: NumberSettings) -> Numbers:
     return Numbers(region=numbers.region, form=numbers.format, anonymous=numbers.anonymous)
 
 
-def build_tracker(pbx: PbxSettings, endpoints: Endpoints, clients: Clients, numbers: Numbers) -> Tracker:
+def build_tracker(
+    pbx: PbxSettings, tell: TellSettings, endpoints: Endpoints, clients: Clients, numbers: Numbers
+) -> Tracker:
     """Follows the calls of one PBX."""
-    return Tracker(pbx=pbx.name, endpoints=endpoints, clients=clients, caller=numbers.caller)
+    mobiles = {numbers.caller(number): extension for number, extension in tell.mobiles.items()}
+    debatable = Debatable(tell.ring_again, tell.consult_ring, tell.handed_over, tell.conference, mobiles)
+    return Tracker(pbx=pbx.name, endpoints=endpoints, clients=clients, caller=numbers.caller, debatable=debatable)
 
 
 def build_history(endpoints: Endpoints, numbers: Numbers) -> History:

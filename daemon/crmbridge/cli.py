@@ -21,7 +21,7 @@ from crmbridge.calls.clients import Clients
 from crmbridge.calls.events import CallEvent
 from crmbridge.calls.tracker import Tracker
 from crmbridge.cli_support import calls, outbox_cli
-from crmbridge.config import ConfigError, NumberSettings, PbxSettings
+from crmbridge.config import ConfigError, NumberSettings, PbxSettings, TellSettings
 from crmbridge.demo import show
 from crmbridge.pbx.wire import FrameReader
 from crmbridge.terminal import EX_IOERR, ConfigOption, JsonOption
@@ -140,7 +140,8 @@ def _tracker(config_file: Path | None) -> Tracker:
     pbx = settings.pbx if settings else PbxSettings()
     clients = app.build_clients(settings.crm) if settings else Clients(_EXAMPLE_CLIENT)
     numbers = settings.numbers if settings else NumberSettings()
-    return app.build_tracker(pbx, app.build_endpoints(pbx), clients, app.build_numbers(numbers))
+    tell = settings.tell if settings else TellSettings()
+    return app.build_tracker(pbx, tell, app.build_endpoints(pbx), clients, app.build_numbers(numbers))
 
 
 def _as_callback(event: CallEvent) -> dict[str, str]:

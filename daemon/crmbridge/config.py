@@ -158,6 +158,16 @@ class PbxSettings(Section):
     endpoints: dict[Endpoint, Id] = {}
 
 
+class TellSettings(Section):
+    """What is told in debatable cases (calls.debatable says why the defaults are what they are)."""
+
+    ring_again: bool = False
+    consult_ring: bool = False
+    handed_over: bool = False
+    conference: bool = True
+    mobiles: dict[Id, Id] = {}
+
+
 class NumberSettings(Section):
     """How numbers are written."""
 
@@ -224,6 +234,7 @@ class Settings(BaseSettings):
     crm: CrmSettings
     ami: AmiSettings
     pbx: PbxSettings = PbxSettings()
+    tell: TellSettings = TellSettings()
     numbers: NumberSettings = NumberSettings()
     http: HttpSettings
     dialer: DialerSettings = DialerSettings()

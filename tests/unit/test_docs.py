@@ -17,12 +17,12 @@ from crmbridge.config import Settings, parse
 ROOT = Path(__file__).parents[2]
 EXAMPLE = (ROOT / "docs" / "config.toml").read_text(encoding="utf-8")
 NO_DEFAULT = {"crm.url", "crm.client_id", "ami.username", "ami.secret", "http.username", "http.password"}
-EXAMPLES_ONLY = {"crm.clients", "pbx.endpoints", "ami.ca_file", "cdr.timezone"}
+EXAMPLES_ONLY = {"crm.clients", "pbx.endpoints", "tell.mobiles", "ami.ca_file", "cdr.timezone"}
 
 
 def uncommented() -> dict[str, Any]:
     """The example with every key that is commented out put in force."""
-    text = re.sub(r'^# (?=[a-z_]+ = |\[|"PJSIP)', "", EXAMPLE, flags=re.MULTILINE)
+    text = re.sub(r'^# (?=[a-z_]+ = |\[|"PJSIP|"05)', "", EXAMPLE, flags=re.MULTILINE)
     values = tomllib.loads(text)
     values["ami"]["secret"] = values["http"]["password"] = "filled in"
     return values

@@ -11,6 +11,7 @@ import pytest
 
 from crmbridge.calls.channels import Endpoints
 from crmbridge.calls.clients import Client, Clients
+from crmbridge.calls.debatable import Debatable
 from crmbridge.calls.events import CallEvent, Kind
 from crmbridge.calls.numbers import Numbers
 from crmbridge.calls.tracker import Tracker
@@ -32,14 +33,17 @@ def find(end: str) -> Trace:
     return found
 
 
-def tracker_for(trace: Trace, *, clients: Clients | None = None, trunks: bool = True) -> Tracker:
+def tracker_for(
+    trace: Trace, *, clients: Clients | None = None, trunks: bool = True, debatable: Debatable | None = None
+) -> Tracker:
     endpoints = Endpoints(
         extensions=trace.extensions,
         trunks=trace.trunks if trunks else (),
         endpoints=trace.endpoints,
         inbound_contexts=trace.inbound_contexts or PbxSettings().inbound_contexts,
     )
-    return Tracker(pbx="pbx", endpoints=endpoints, clients=clients or Clients("10"), caller=NUMBERS.caller)
+    clients = clients or Clients("10")
+    return Tracker(pbx="pbx", endpoints=endpoints, clients=clients, caller=NUMBERS.caller, debatable=debatable)
 
 
 def frames(raw: bytes) -> list[Frame]:
@@ -271,6 +275,81 @@ def test_who_waits_together_in_parking_does_not_talk_after_a_reconnect() -> None
     assert run(tracker_for(trace), [bridge, caller, phone, complete]) == []
     talking = run(tracker_for(trace), [caller, phone, complete])
     assert told(talking) == [("incomingCallAnswered", "777", "033004799")]
+
+
+def debated(name: str, debatable: Debatable) -> list[Told]:
+    """What is told of a recorded call beyond what is told by default."""
+    trace = find(name)
+    result = told(run(tracker_for(trace, debatable=debatable), frames(trace.raw)))
+    by_default = told(run(tracker_for(trace), frames(trace.raw)))
+    assert not Counter(by_default) - Counter(result)
+    return list((Counter(result) - Counter(by_default)).elements())
+
+
+def test_debatable_a_queue_rings_the_same_phone_again() -> None:
+    trace = find("fp16_queue_twice")
+    rings = run(tracker_for(trace, debatable=Debatable(ring_again=True)), frames(trace.raw))
+    legs = [e["Uniqueid"] for e in frames(trace.raw) if e.get("Event") == "Newstate" and e["ChannelState"] == "5"]
+    phones = [ring.uniqueid for ring in rings]
+    assert phones == [leg for leg in legs if leg in phones]
+    assert len(phones) == 3
+    assert len({ring.key for ring in rings}) == 3, "the outbox must take each for another fact"
+    for several_phones in ("06_ring_group_778_first", "fp16_queue_ringall"):
+        assert debated(several_phones, Debatable(ring_again=True)) == []
+
+
+def test_debatable_a_colleague_is_rung_to_consult() -> None:
+    for name, colleague in (("12b_atxfer_refer_replaces", "779"), ("fp16_xfer_att_refer", "102")):
+        number = find(name).expected[0][2]
+        assert debated(name, Debatable(consult_ring=True)) == [("incomingCall", colleague, number)]
+    for internal in ("16_internal_call", "fp16_internal_xfer"):
+        assert debated(internal, Debatable(consult_ring=True)) == []
+
+
+def test_debatable_follow_me_reaches_the_agent_s_mobile() -> None:
+    mine = Debatable(mobiles={"0501234567": "777"})
+    assert debated("10a_followme_seq_mobile", mine) == [("incomingCallAnswered", "777", "033004799")]
+    assert debated("10a_followme_seq_mobile", Debatable(mobiles={"0500000000": "777"})) == []
+    assert debated("17_outbound", Debatable(mobiles={"0521111111": "778"})) == []
+
+
+def test_debatable_an_outgoing_call_is_handed_over() -> None:
+    """777 calls out and hands the customer over to 778, who rings and answers."""
+    events = frames(find("17_outbound").raw)
+    dial = next(event for event in events if event.get("Event") == "DialBegin")
+    trunk = {key.removeprefix("Dest"): value for key, value in dial.items() if key.startswith("Dest")}
+    phone = {"Channel": "PJSIP/778-000000ff", "Uniqueid": "9.9", "Linkedid": trunk["Linkedid"], "ChannelState": "5"}
+    handed = [
+        {"Event": "DialBegin", **trunk, **{f"Dest{key}": value for key, value in phone.items()}},
+        {"Event": "BridgeEnter", "BridgeUniqueid": "b", **trunk},
+        {"Event": "BridgeEnter", "BridgeUniqueid": "b", **phone},
+    ]
+    over = next(index for index, event in enumerate(events) if event.get("Event") == "HangupRequest")
+    trace = find("17_outbound")
+    for wanted, expected in ((False, []), (True, ["incomingCall", "incomingCallAnswered"])):
+        tracker = tracker_for(trace, debatable=Debatable(handed_over=wanted))
+        result = told(run(tracker, events[:over] + handed))
+        assert result == [(operation, "778", "0521111111") for operation in expected]
+    assert debated("17_outbound", Debatable(handed_over=True)) == []
+    assert debated("18a_c2c_pjsip", Debatable(handed_over=True)) == []
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_debatable_a_conference_room(counts: bool) -> None:  # a table's column
+    trace = find("01_did_to_ext_answered")
+    room = {"BridgeUniqueid": "r", "BridgeTechnology": "softmix", "BridgeCreator": "ConfBridge"}
+    events = [event | room if event.get("Event") == "BridgeEnter" else event for event in frames(trace.raw)]
+    result = told(run(tracker_for(trace, debatable=Debatable(conference=counts)), events))
+    assert (("incomingCallAnswered", "777", "033004799") in result) == counts
+
+
+def test_a_trunk_that_looks_like_a_phone_is_noted() -> None:
+    trace = find("01_did_to_ext_answered")
+    raw = trace.raw.replace(b"PJSIP/trunk-bezeq", b"PJSIP/700")
+    endpoints = Endpoints(extensions=r"7\d\d", inbound_contexts=["from-trunk"])
+    tracker = Tracker(pbx="pbx", endpoints=endpoints, clients=Clients("10"), caller=NUMBERS.caller)
+    assert run(tracker, frames(raw)) == []
+    assert tracker.strangers() == [("PJSIP/700", "from-trunk")]
 
 
 def test_events_without_their_headers_do_no_harm() -> None:

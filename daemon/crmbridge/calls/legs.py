@@ -14,9 +14,6 @@ from crmbridge.calls.channels import LOCAL, ChannelName
 from crmbridge.calls.events import Kind
 from crmbridge.calls.phases import Phase
 
-_HOLDING = "holding_bridge"
-"""Bridge technology of parking and of waiting rooms: all in it hear music, not one another (bridge_holding.c)."""
-
 _DEEPEST = 32
 """Dials above one another before we call it a loop; nested follow-me on FreePBX reaches about 8."""
 
@@ -32,6 +29,10 @@ class Inbound:
     """As the CRM gets it; settled with the first dial: later values are an outbound route's own caller id."""
     told: set[tuple[Kind, str]] = field(default_factory=set)
     """Kinds and extensions."""
+    rang: dict[str, str] = field(default_factory=dict)
+    """Extension to the leg that rang for it last."""
+    rings_again: int = 0
+    """How often rings were told that had been told before."""
 
 
 @dataclass(slots=True, eq=False)
@@ -64,7 +65,7 @@ class Legs:
     def __init__(self) -> None:
         self._legs: dict[str, Leg] = {}
         self._members: dict[str, dict[str, None]] = {}
-        self._holding: set[str] = set()
+        self._silent: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._legs)
@@ -96,19 +97,18 @@ class Legs:
         """Two halves of one Local channel."""
         one.other_half, two.other_half = two.uniqueid, one.uniqueid
 
-    def enter(self, leg: Leg, bridge: str, *, technology: str = "") -> None:
-        """A leg joins a bridge; an empty `technology` leaves what is known of the bridge as it is."""
+    def enter(self, leg: Leg, bridge: str) -> None:
+        """A leg joins a bridge."""
         self.leave(leg)
         leg.bridge = bridge
         self._members.setdefault(bridge, {})[leg.uniqueid] = None
-        self.know(bridge, technology)
 
-    def know(self, bridge: str, technology: str) -> None:
-        """What kind of bridge this is; where that is empty, what is known stays."""
-        if technology == _HOLDING:
-            self._holding.add(bridge)
-        elif technology:
-            self._holding.discard(bridge)
+    def silence(self, bridge: str, *, silent: bool) -> None:
+        """In this bridge nobody hears anybody, or they do after all."""
+        if silent:
+            self._silent.add(bridge)
+        else:
+            self._silent.discard(bridge)
 
     def leave(self, leg: Leg) -> None:
         """A leg leaves whatever bridge it is in."""
@@ -118,7 +118,7 @@ class Legs:
         members.pop(leg.uniqueid, None)
         if not members:
             self._members.pop(leg.bridge, None)
-            self._holding.discard(leg.bridge)
+            self._silent.discard(leg.bridge)
         leg.bridge = None
 
     def origin(self, leg: Leg) -> Leg | None:
@@ -129,6 +129,8 @@ class Legs:
         between is gone, so is the reason to ring.
         """
         for _ in range(_DEEPEST):
+            if leg.inbound is not None:
+                return leg
             if leg.parent is not None:
                 above = self._legs.get(leg.parent)
             elif leg.name.half == "2":
@@ -147,7 +149,7 @@ class Legs:
         bridges = [leg.bridge]
         while bridges:
             bridge = bridges.pop()
-            if bridge is None or bridge in seen or bridge in self._holding:
+            if bridge is None or bridge in seen or bridge in self._silent:
                 continue
             seen.add(bridge)
             for uniqueid in self._members.get(bridge, ()):

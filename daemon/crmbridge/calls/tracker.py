@@ -22,6 +22,7 @@ from datetime import datetime
 
 from crmbridge.calls.channels import LOCAL, Endpoints, parse_name
 from crmbridge.calls.clients import Clients
+from crmbridge.calls.debatable import Debatable
 from crmbridge.calls.events import CallEvent, Kind
 from crmbridge.calls.legs import Inbound, Leg, Legs
 from crmbridge.calls.phases import TABLE, Ask, Phase, Signal
@@ -43,8 +44,17 @@ _MOST_STRANGERS = 1000
 class Tracker:
     """Follows the calls of one PBX."""
 
-    def __init__(self, *, pbx: str, endpoints: Endpoints, clients: Clients, caller: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        *,
+        pbx: str,
+        endpoints: Endpoints,
+        clients: Clients,
+        caller: Callable[[str], str],
+        debatable: Debatable | None = None,
+    ) -> None:
         """`caller` turns a caller's number as it came into the one that the CRM gets."""
+        self._debatable = debatable or Debatable()
         self._pbx = pbx
         self._endpoints = endpoints
         self._clients = clients
@@ -145,6 +155,8 @@ class Tracker:
         leg.parent = dialing.uniqueid if dialing is not None else None
         if leg.extension is None:
             leg.extension = self._endpoints.extension(leg.name, caller_id_num=leg.own_caller_id_num)
+        if leg.extension is None:
+            self._dialed_outside(leg, event)
         origin = self._legs.origin(leg)
         if origin is not None and origin.inbound is not None:
             self._settle_number(origin, origin.inbound)
@@ -169,8 +181,15 @@ class Tracker:
     def _bridge_enter(self, event: Headers) -> None:
         leg = self._leg(event)
         if leg is not None:
-            self._legs.enter(leg, event.get("BridgeUniqueid", ""), technology=event.get("BridgeTechnology", ""))
+            self._legs.enter(leg, event.get("BridgeUniqueid", ""))
+            self._know_bridge(event)
             self._talks(leg)
+
+    def _know_bridge(self, event: Headers) -> None:
+        """Does it join who is in it? Not parking and waiting rooms: all in them hear music (bridge_holding.c)."""
+        apart = not self._debatable.conference and event.get("BridgeCreator") == "ConfBridge"
+        silent = apart or event.get("BridgeTechnology") == "holding_bridge"
+        self._legs.silence(event.get("BridgeUniqueid", ""), silent=silent)
 
     def _bridge_leave(self, event: Headers) -> None:
         leg = self._legs.get(event.get("Uniqueid", ""))
@@ -180,7 +199,7 @@ class Tracker:
     # A snapshot of all channels, as after a reconnect: CoreShowChannel for each, then CoreShowChannelsComplete
 
     def _snapshot_bridge(self, event: Headers) -> None:
-        self._legs.know(event.get("BridgeUniqueid", ""), event.get("BridgeTechnology", ""))
+        self._know_bridge(event)
 
     def _snapshot_channel(self, event: Headers) -> None:
         self._snapshot[event.get("Uniqueid", "")] = event
@@ -309,12 +328,18 @@ class Tracker:
     def _came_in(self, leg: Leg) -> None:
         """A leg calls us: from outside?"""
         if not self._may_have_come_in(leg):
+            if leg.extension is not None and self._endpoints.is_inbound_context(leg.context):
+                self._note_stranger(leg)  # a trunk whose name looks like an extension's
             return
         if self._endpoints.is_inbound_context(leg.context):
             self._endpoints.learn_trunk(leg.name)
         if self._endpoints.is_trunk(leg.name):
             leg.inbound = Inbound(did=leg.exten)
-        elif leg.name.endpoint not in self._strangers and len(self._strangers) < _MOST_STRANGERS:
+        else:
+            self._note_stranger(leg)
+
+    def _note_stranger(self, leg: Leg) -> None:
+        if leg.name.endpoint not in self._strangers and len(self._strangers) < _MOST_STRANGERS:
             self._strangers.add(leg.name.endpoint)
             self._new_strangers.append((leg.name.endpoint, leg.context))
 
@@ -334,6 +359,25 @@ class Tracker:
         self._unexplained.pop(leg.uniqueid, None)
         if origin.inbound is not None:
             self._tell(Kind.RING, origin, origin.inbound, leg, leg.extension)
+        elif self._debatable.consult_ring and origin.extension is not None:
+            self._consults(origin, leg, leg.extension)
+
+    def _dialed_outside(self, leg: Leg, event: Headers) -> None:
+        """A dial that leads to no phone of ours: to an agent's mobile, or to a customer who may be handed over?"""
+        number = self._caller(event.get("DialString", "").partition("@")[0].rpartition("/")[2])
+        leg.extension = self._debatable.mobiles.get(number)
+        agent = self._legs.origin(leg)
+        if self._debatable.handed_over and leg.extension is None and agent is not None and agent.extension is not None:
+            # From here on as if the customer had called, and whoever dialed had been told.
+            leg.inbound = Inbound(did="", number=number, told={(kind, agent.extension) for kind in Kind})
+
+    def _consults(self, origin: Leg, phone: Leg, extension: str) -> None:
+        """A phone rings for a colleague: does that colleague have a caller on hold?"""
+        for leg in self._legs:
+            if leg.extension == origin.extension and leg.bridge is not None:
+                for root in self._legs.hearing(leg):
+                    if root.inbound is not None:
+                        self._tell(Kind.RING, root, root.inbound, phone, extension)
 
     def _talks(self, leg: Leg) -> None:
         """A leg joined others: does an extension hear an outside caller now?"""
@@ -346,16 +390,18 @@ class Tracker:
                     self._tell(Kind.ANSWER, root, root.inbound, phone, phone.extension)
 
     def _tell(self, kind: Kind, root: Leg, inbound: Inbound, phone: Leg, extension: str) -> None:
-        if (kind, extension) in inbound.told:
+        again = kind is Kind.RING and self._is_another_ring(inbound, phone, extension)
+        if (kind, extension) in inbound.told and not again:
             return
         inbound.told.add((kind, extension))
+        inbound.rings_again += again
         if inbound.client_id is None:
             inbound.client_id = self._clients.of_call(did=inbound.did, trunk=root.name.endpoint, extension=extension)
         self._told.append(
             CallEvent(
                 kind=kind,
                 pbx=self._pbx,
-                call=root.uniqueid,
+                call=f"{root.uniqueid}#{inbound.rings_again + 1}" if again else root.uniqueid,
                 extension=extension,
                 number=self._settle_number(root, inbound),
                 client_id=inbound.client_id,
@@ -364,6 +410,11 @@ class Tracker:
                 uniqueid=phone.uniqueid,
             )
         )
+
+    def _is_another_ring(self, inbound: Inbound, phone: Leg, extension: str) -> bool:
+        """Whether the extension rings anew for a caller it rang for before, and not on a second device."""
+        last, inbound.rang[extension] = inbound.rang.get(extension), phone.uniqueid
+        return self._debatable.ring_again and last not in (None, phone.uniqueid) and self._legs.get(last or "") is None
 
     def _settle_number(self, root: Leg, inbound: Inbound) -> str:
         if inbound.number is None:
