@@ -7,12 +7,13 @@ our own phones are there, which know what rang when.
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from pathlib import Path
 
 import pytest
 from tests.asterisk.lab import sipp
-from tests.asterisk.lab.bridge import ANSWER, PASSWORD, RING, ask, bridge
+from tests.asterisk.lab.bridge import ANSWER, COMMAND, PASSWORD, RING, ask, bridge, configured
 from tests.asterisk.lab.network import Network
 from tests.asterisk.lab.pbx import SECRET, SIP, Pbx
 from tests.asterisk.lab.phone import NO_ANSWER, Phone, Plan
@@ -77,6 +78,19 @@ async def test_a_call_rings_and_the_crm_hears_it_and_a_click_dials(pbx: Pbx, crm
     assert crm.targets == [RING, ANSWER]  # whatever else was to be sent has been sent: the bridge has ended
     assert SECRET not in "".join(running.lines)
     assert PASSWORD not in "".join(running.lines)
+
+
+async def test_check_finds_every_link_in_order(pbx: Pbx, crm: Receiver, tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *pbx.network.command(COMMAND, "check", "--json", "--config", str(configured(tmp_path))),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(LIMIT_S):
+        output, _ = await process.communicate()
+    links = json.loads(output)
+    assert [link["link"] for link in links if not link["ok"]] == [], output.decode()
+    assert {"AMI", "AMI rights", "CRM"} <= {link["link"] for link in links}
+    assert crm.targets == ["/webservice.php"]
 
 
 @pytest.mark.parametrize("answered", ["while it is away", "when it is back"])

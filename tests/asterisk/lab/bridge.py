@@ -48,9 +48,8 @@ class Bridge:
         assert self.count(event) >= times, "".join(self.lines)
 
 
-@asynccontextmanager
-async def bridge(network: Network, folder: Path) -> AsyncIterator[Bridge]:
-    """The bridge, connected and listening; ended as systemd would."""
+def configured(folder: Path) -> Path:
+    """The settings of a bridge in the lab, its state in this folder."""
     config = folder / "config.toml"
     config.write_text(
         f"""
@@ -73,6 +72,13 @@ async def bridge(network: Network, folder: Path) -> AsyncIterator[Bridge]:
         format = "json"
         """
     )
+    return config
+
+
+@asynccontextmanager
+async def bridge(network: Network, folder: Path) -> AsyncIterator[Bridge]:
+    """The bridge, connected and listening; ended as systemd would."""
+    config = configured(folder)
     process = await asyncio.create_subprocess_exec(
         *network.command(COMMAND, "run", "--config", str(config)),
         stdin=asyncio.subprocess.DEVNULL,
