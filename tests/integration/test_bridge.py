@@ -335,11 +335,11 @@ async def test_no_asterisk_is_one_line_and_another_try(tmp_path: Path, pbx: Simu
             await again.stop()
 
 
-async def output(*arguments: str, stdin: bytes = b"") -> tuple[int, str]:
+async def output(*arguments: str, stdin: bytes = b"", limit_s: float = LIMIT_S) -> tuple[int, str]:
     process = await asyncio.create_subprocess_exec(
         COMMAND, *arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
-    async with asyncio.timeout(LIMIT_S):
+    async with asyncio.timeout(limit_s):
         out, _ = await process.communicate(stdin)
     assert process.returncode is not None
     return process.returncode, out.decode()
@@ -464,7 +464,7 @@ async def test_config_show_hides_secrets(tmp_path: Path) -> None:
 
 
 async def test_the_demo_plays_each_recorded_call_once() -> None:
-    code, said = await output("demo", "--once")
+    code, said = await output("demo", "--once", limit_s=120)
     assert code == 0, said
     assert f"{len(shipped())} calls" in said
     assert " 0 told otherwise than expected" in said

@@ -34,7 +34,7 @@ FIRST = "22/did_answered"
 PAUSE_S = 1.0
 """Between two calls, for the eye."""
 PORT = 6560
-AT_ONCE = 8
+AT_ONCE = 40
 """Calls in progress at the same time in `--once`."""
 SETTLE_S = 10.0
 """How long `--once` waits for the last callbacks after the last call has ended."""
@@ -148,11 +148,12 @@ def _http_socket() -> socket.socket:
 
 
 def _settings(crm_url: str, ami_port: int, state_dir: Path, http_port: int) -> config.Settings:
-    """The defaults, but for the extension pattern of the recorded PBXes."""
+    """The defaults, but for what cannot be known of the recorded PBXes: their extensions' pattern and odd phones."""
+    endpoints = {name: extension for trace in shipped() for name, extension in trace.endpoints.items()}
     values = {
         "crm": {"url": crm_url, "client_id": "10"},
         "ami": {"port": ami_port, "username": "demo", "secret": "demo"},
-        "pbx": {"extensions": r"[17]\d\d"},
+        "pbx": {"extensions": r"[17]\d\d", "endpoints": endpoints},
         "http": {"listen": f"127.0.0.1:{http_port}", "username": USERNAME, "password": PASSWORD},
         "store": {"state_dir": state_dir},
     }
