@@ -178,7 +178,8 @@ def check_attached(trace: Trace, cuts: Callable[[int], Iterable[int]], *, stale:
         to_come = Counter(one for index, one in whole if index >= cut + stale)
         assert not to_come - result, f"cut at {cut}: missing"
         too_much = {extension for _, extension, _ in result - may}
-        assert too_much <= _leaving(tracker_for(trace), events[: cut + stale]), f"cut at {cut}: {result - may} too much"
+        leaving = _leaving(tracker_for(trace), events[:cut]) | _leaving(tracker_for(trace), events[: cut + stale])
+        assert too_much <= leaving, f"cut at {cut}: {result - may} too much"
         assert len(tracker) == 0
 
 
