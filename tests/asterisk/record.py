@@ -68,7 +68,7 @@ def write(recording: Recording, folder: Path, *, asterisk: str) -> None:
         "trunks": office.trunks,
         "extensions_regex": office.extensions_regex,
         "endpoints": dict(office.endpoints),
-        "expected": [asdict(told) for told in one.expected],
+        "expected": [asdict(told) for told in recording.expected],
         "optional": [asdict(told) for told in one.optional],
         "notes": one.notes,
     }

@@ -44,8 +44,9 @@ VANILLA = Office(
         **{number: Desk(number, f"127.0.0.{number[1:]}") for number in ("777", "778", "779", "780", "781")},
         # Another device of 777, an endpoint of its own
         "777-soft": Desk("777", "127.0.1.77"),
-        # The second contact of endpoint 778
-        "778-cell": Desk("778", "127.0.1.78"),
+        # The two contacts of one endpoint
+        "782": Desk("782", "127.0.0.82"),
+        "782-cell": Desk("782", "127.0.1.82"),
     },
     trunk="127.0.0.2",
     extensions_regex=r"^7\d\d$",

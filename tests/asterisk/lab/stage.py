@@ -94,6 +94,8 @@ class Scenario:
     office: Office = VANILLA
     versions: tuple[str, ...] = tuple(sorted(RECIPES))
     """The Asterisks that can do it."""
+    either: tuple[Told, ...] = ()
+    """One of these besides, where chance decides whose call it is; the recording knows which."""
 
 
 SCENARIOS: dict[str, Scenario] = {}
@@ -108,6 +110,7 @@ def scenario(
     notes: str = "",
     office: Office = VANILLA,
     versions: tuple[str, ...] = tuple(sorted(RECIPES)),
+    either: tuple[Told, ...] = (),
 ) -> Callable[[Play], Play]:
     """Make a function a scenario; its name is the trace's.
 
@@ -118,7 +121,7 @@ def scenario(
     def enter(play: Play) -> Play:
         name = play.__name__
         assert name not in SCENARIOS, name
-        SCENARIOS[name] = Scenario(name, summary, play, expected, optional, notes, office, versions)
+        SCENARIOS[name] = Scenario(name, summary, play, expected, optional, notes, office, versions, either)
         return play
 
     return enter
@@ -136,15 +139,21 @@ class Recording:
     measured: set[Told]
     stage: Stage = field(repr=False)
 
+    @property
+    def expected(self) -> tuple[Told, ...]:
+        """What the CRM must be told of this very call."""
+        return (*self.scenario.expected, *(told for told in self.scenario.either if told in self.measured))
+
     def disagreement(self) -> str:
         """What was declared and did not happen, or happened and was not declared; empty when all is well."""
-        declared = set(self.scenario.expected)
+        declared, either = set(self.expected), self.scenario.either
         missing = declared - self.measured
         more = self.measured - declared - set(self.scenario.optional)
         return " ".join(
             [
                 *(f"declared but not so: {told}." for told in missing),
                 *(f"so but not declared: {told}." for told in more),
+                *(["not one of either."] if len(self.expected) != len(self.scenario.expected) + bool(either) else []),
             ]
         )
 

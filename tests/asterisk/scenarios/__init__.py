@@ -5,6 +5,6 @@ To add one: write the function in the module of its family (or a new module, nam
 """
 
 from tests.asterisk.lab.stage import SCENARIOS
-from tests.asterisk.scenarios import clicks, groups, inbound, inside
+from tests.asterisk.scenarios import clicks, devices, followme, groups, inbound, inside, local, queues
 
-__all__ = ["SCENARIOS", "clicks", "groups", "inbound", "inside"]
+__all__ = ["SCENARIOS", "clicks", "devices", "followme", "groups", "inbound", "inside", "local", "queues"]
