@@ -16,6 +16,7 @@ HEARD = 3
 """So many packets of one byte are no chance: Asterisk's own tones and prompts are never flat."""
 FIRST_BYTE, LAST_BYTE = 0x10, 0x6F
 """Away from the bytes that are silence in µ-law (0x7F, 0xFF)."""
+SILENCE = 0xFF
 
 _bytes = itertools.cycle(range(FIRST_BYTE, LAST_BYTE))
 
@@ -26,6 +27,8 @@ class Audio:
     def __init__(self, network: Network, address: str) -> None:
         self.byte = next(_bytes)
         """What we send, and nobody else does."""
+        self.silent = False
+        """Send silence instead: who mixes then lets the others be heard."""
         self._socket = network.bound((address, 0), socket.SOCK_DGRAM)
         self.port: int = self._socket.getsockname()[1]
         self._far: tuple[str, int] | None = None
@@ -50,6 +53,11 @@ class Audio:
         """Wait until another one was heard."""
         await self._changes.until(lambda: self.hears(other))
 
+    async def until_hears_again(self, other: Audio) -> None:
+        """Wait until another one is heard from now on, whatever was heard before."""
+        wanted = self._heard[other.byte] + HEARD
+        await self._changes.until(lambda: self._heard[other.byte] >= wanted)
+
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -63,7 +71,7 @@ class Audio:
         self._packets += 1
         stamp = self._packets * SAMPLES
         header = struct.pack("!BBHII", 0x80, 0, self._packets & 0xFFFF, stamp & 0xFFFFFFFF, self.byte)
-        self._socket.sendto(header + bytes([self.byte]) * SAMPLES, self._far)
+        self._socket.sendto(header + bytes([SILENCE if self.silent else self.byte]) * SAMPLES, self._far)
         self._timer = self._loop.call_later(PACKET_S, self._speak)
 
     def _receive(self) -> None:

@@ -7,10 +7,12 @@ does when it is called is its plan, set before the call; what came of it is read
 from __future__ import annotations
 
 import asyncio
+import itertools
 import secrets
 import socket
 from dataclasses import dataclass
 from types import TracebackType
+from urllib.parse import quote
 
 from tests.asterisk.lab import sip
 from tests.asterisk.lab.audio import Audio
@@ -80,11 +82,15 @@ class Phone:
         await self._changes.until(lambda: len(self.calls) >= times)
         return self.calls[times - 1]
 
-    def dial(self, number: str, *, caller: str = "", name: str = "", privacy: str = "") -> Call:
-        """Call a number of the PBX as `caller` (a user, or user@host); comes back before anything was answered."""
-        who = caller or self.number
-        shown = f'"{name}" ' if name else ""
-        local = f"{shown}<sip:{who if '@' in who else f'{who}@{self.address}'}>;tag={secrets.token_hex(4)}"
+    def dial(self, number: str, *, caller: str | None = None, name: str = "", privacy: str = "") -> Call:
+        """Call a number of the PBX; comes back before anything was answered.
+
+        As `caller` (a user, or user@host, or empty for an address without a user), else as the phone's own number.
+        """
+        who = self.number if caller is None else caller
+        address = who if "@" in who or not who else f"{who}@{self.address}"
+        shown = f"{sip.quoted(name)} " if name else ""
+        local = f"{shown}<sip:{address or self.address}>;tag={secrets.token_hex(4)}"
         call = Call(self, call_id=secrets.token_hex(8), local=local, remote=f"<sip:{number}@{self.pbx[0]}>")
         self._add(call)
         call.invite([("Privacy", privacy)] if privacy else [])
@@ -135,7 +141,12 @@ class Call:
         self.dialed = sip.user(remote if invited_by is None else invited_by.start.split()[1])
         self.incoming = invited_by is not None
         self.audio = Audio(phone.network, phone.address)
+        self._referred = 0
+        """The latest that the PBX told of our REFER (RFC 3515, 2.4.4)."""
+        self._sessions = itertools.count(1)
         self._local, self._remote = local, remote
+        self._remote_tag = sip.tag(remote)
+        """Of the latest answer: before the final one it is not yet part of what we send."""
         self._target = sip.uri(remote if invited_by is None else invited_by["Contact"])
         self._invite: Message | None = invited_by
         self._cseq = 0
@@ -162,6 +173,51 @@ class Call:
         """Send one DTMF key (SIP INFO)."""
         relay = [("Content-Type", "application/dtmf-relay")]
         await self.request("INFO", headers=relay, body=f"Signal={key}\r\nDuration=160\r\n")
+
+    async def dials(self, keys: str) -> None:
+        """Press keys one after another, each when the PBX has taken the one before."""
+        for key in keys:
+            await self.press(key)
+
+    async def hold(self) -> None:
+        """Put the other side on hold (re-INVITE, sendonly)."""
+        self.audio.silent = True
+        await self._invite_again("sendonly")
+
+    async def resume(self) -> None:
+        """Take the other side back from hold."""
+        await self._invite_again("sendrecv")
+        self.audio.silent = False
+
+    async def _invite_again(self, direction: str) -> None:
+        session = self._session(direction=direction)
+        answer = await self.request("INVITE", headers=[("Content-Type", "application/sdp")], body=session)
+        self.phone.send(self._message("ACK", cseq=answer.cseq))
+        assert answer.status == 200, answer.start
+
+    async def refer(self, number: str, *, replacing: Call | None = None) -> int:
+        """Transfer the other side (REFER) to a number, perhaps in the place of a call of ours with it.
+
+        Gives how it went, as soon as that shows: 180 or 200 from where they were sent, or why it can't be done. Where
+        it can, the person hangs up.
+        """
+        to = f"sip:{number}@{self.phone.pbx[0]}"
+        if replacing is not None:
+            to += f"?Replaces={quote(replacing.dialog, safe='')}"
+        by = f"<{sip.uri(self._local)}>"
+        answer = await self.request("REFER", headers=[("Refer-To", f"<{to}>"), ("Referred-By", by)])
+        assert answer.status is not None
+        if answer.status >= 300:
+            return answer.status
+        await self._changes.until(lambda: self._referred > 100 or self.over)
+        if self._referred < 300:
+            await self.hang_up()
+        return self._referred
+
+    @property
+    def dialog(self) -> str:
+        """What Replaces names it by, at the PBX (RFC 3891, 3)."""
+        return f"{self.call_id};to-tag={self._remote_tag};from-tag={sip.tag(self._local)}"
 
     async def request(self, method: str, *, headers: list[tuple[str, str]] | None = None, body: str = "") -> Message:
         """Send a request within the call and wait for its final answer."""
@@ -216,8 +272,7 @@ class Call:
         more = [self.phone.contact] if headers is None else headers
         if body:
             more = [*more, ("Content-Type", "application/sdp")]
-        tag = self._local.rpartition(";tag=")[2]
-        self.phone.send(request.response(status, tag=tag, headers=more, body=body))
+        self.phone.send(request.response(status, tag=sip.tag(self._local), headers=more, body=body))
 
     # SIP, calling
 
@@ -228,6 +283,7 @@ class Call:
         self.phone.send(self._invite)
 
     def _invite_answered(self, message: Message, status: int) -> None:
+        self._remote_tag = sip.tag(message["To"])
         if status >= 200:
             self.status = status
             self._remote = message["To"]
@@ -255,10 +311,12 @@ class Call:
         """Take a message of this call."""
         if message.status is None:
             self._requested(message)
+        elif message.cseq in self._answers:
+            answer = self._answers[message.cseq]
+            if message.status >= 200 and not answer.done():
+                answer.set_result(message)
         elif message.method == "INVITE" and self._invite is not None and message.cseq == self._invite.cseq:
             self._invite_answered(message, message.status)
-        elif message.status >= 200 and (answer := self._answers.pop(message.cseq, None)) and not answer.done():
-            answer.set_result(message)
 
     def _requested(self, request: Message) -> None:
         again = self.incoming and self._invite is not None and request.cseq == self._invite.cseq
@@ -274,6 +332,10 @@ class Call:
         elif request.method == "BYE":
             self.reply(request, 200)
             self._end()
+        elif request.method == "NOTIFY" and request.body.startswith("SIP/2.0 "):
+            self.reply(request, 200)
+            self._referred = int(request.body.split()[1])
+            self._changes.notify()
         elif request.method != "ACK":
             self.reply(request, 200 if request.method in ("INFO", "NOTIFY", "OPTIONS", "UPDATE") else 501)
 
@@ -304,8 +366,9 @@ class Call:
             body,
         )
 
-    def _session(self) -> str:
-        return sip.session(self.phone.address, self.audio.port)
+    def _session(self, *, direction: str = "sendrecv") -> str:
+        version = next(self._sessions)
+        return sip.session(self.phone.address, self.audio.port, version=version, direction=direction)
 
     def _speak_to(self, session: str) -> None:
         if far := sip.audio_address(session):

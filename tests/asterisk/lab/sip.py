@@ -24,7 +24,10 @@ _BRANCH = "z9hG4bK"  # RFC 3261, 8.1.1.7
 
 @dataclass
 class Message:
-    """A request (`start` begins with the method) or a response (`start` begins with SIP/2.0)."""
+    """A request (`start` begins with the method) or a response (`start` begins with SIP/2.0).
+
+    Bytes that are no UTF-8 stay what they are, in surrogates (PEP 383): names come in any encoding.
+    """
 
     start: str
     headers: list[tuple[str, str]] = field(default_factory=list)
@@ -32,7 +35,7 @@ class Message:
 
     @classmethod
     def parse(cls, data: bytes) -> Message:
-        head, _, body = data.decode(errors="replace").partition("\r\n\r\n")
+        head, _, body = data.decode(errors="surrogateescape").partition("\r\n\r\n")
         start, *lines = head.split("\r\n")
         headers = [(name.strip(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
         return cls(start, headers, body)
@@ -40,7 +43,7 @@ class Message:
     def encode(self) -> bytes:
         lines = [self.start, *(f"{name}: {value}" for name, value in self.headers)]
         body = self.body.encode()
-        return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
+        return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode(errors="surrogateescape") + body
 
     def all(self, name: str) -> list[str]:
         """Each value of a header, in order."""
@@ -76,9 +79,10 @@ def new_branch() -> str:
 
 
 def uri(address: str) -> str:
-    """What stands between the angle brackets of a From, To or Contact."""
-    found = re.search(r"<([^>]*)>", address)
-    return found[1] if found else address.partition(";")[0]
+    """What stands between the angle brackets of a From, To or Contact; those in the name before it don't count."""
+    nameless = re.sub(r'"(?:[^"\\]|\\.)*"', "", address)
+    found = re.search(r"<([^>]*)>", nameless)
+    return found[1] if found else nameless.partition(";")[0]
 
 
 def user(address: str) -> str:
@@ -87,11 +91,22 @@ def user(address: str) -> str:
     return found[1] if found else ""
 
 
-def session(address: str, port: int, *, direction: str = "sendrecv") -> str:
-    """An offer or answer of G.711 µ-law and nothing else."""
+def quoted(name: str) -> str:
+    """A display name as it stands in a From."""
+    escaped = name.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def tag(address: str) -> str:
+    """The tag of a From or To; empty where it has none yet."""
+    return address.rpartition(";tag=")[2] if ";tag=" in address else ""
+
+
+def session(address: str, port: int, *, version: int = 1, direction: str = "sendrecv") -> str:
+    """An offer or answer of G.711 µ-law and nothing else; `version` counts what was said before in the same dialog."""
     lines = [
         "v=0",
-        f"o=- {port} 1 IN IP4 {address}",
+        f"o=- {port} {version} IN IP4 {address}",
         "s=-",
         f"c=IN IP4 {address}",
         "t=0 0",

@@ -7,13 +7,14 @@ who called in from outside. Both have to agree. Events have no part in it.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
-from tests.asterisk.lab.ami import Ami, session
+from tests.asterisk.lab.ami import Ami, Frame, session
 from tests.asterisk.lab.office import VANILLA, Office
-from tests.asterisk.lab.pbx import Pbx
+from tests.asterisk.lab.pbx import LAB_SECRET, LAB_USER, Pbx
 from tests.asterisk.lab.phone import Call, Phone
 from tests.asterisk.lab.rootfs import RECIPES
 
@@ -46,36 +47,87 @@ class Stage:
 
     def __init__(self, pbx: Pbx, ami: Ami, office: Office, trunk: Phone, phones: dict[str, Phone]) -> None:
         self.pbx, self.ami, self.office, self.trunk, self.phones = pbx, ami, office, trunk, phones
+        self._guests: dict[Call, _Guest] = {}
+        self._left: list[tuple[Call, Call]] = []
 
     def phone(self, ext: str) -> Phone:
         return self.phones[ext]
 
-    def outside(self, number: str, *, caller: str = CALLER, name: str = "", privacy: str = "") -> Call:
-        """Somebody outside calls one of our numbers."""
-        return self.trunk.dial(number, caller=caller, name=name, privacy=privacy)
+    def outside(
+        self,
+        number: str,
+        *,
+        caller: str = CALLER,
+        shown: str | None = None,
+        told: str | None = None,
+        name: str = "",
+        privacy: str = "",
+    ) -> Call:
+        """Somebody outside calls one of our numbers.
+
+        `shown` is what our phones display of the caller's number and `told` what the CRM is told, where they differ
+        from what came in.
+        """
+        call = self.trunk.dial(number, caller=caller, name=name, privacy=privacy)
+        plain = call.caller
+        self._guests[call] = _Guest(plain if shown is None else shown, plain if told is None else told)
+        return call
+
+    async def manage(self, action: str, **headers: str) -> Frame:
+        """Have the PBX do something, as an operator's panel would: by AMI, but not as the bridge's user."""
+        async with session(self.pbx, LAB_USER, LAB_SECRET) as ami:
+            answer = await ami.action(action, **headers)
+        assert answer["Response"] == "Success", answer
+        return answer
+
+    def channel(self, endpoint: str) -> str:
+        """The name of the latest channel of an endpoint."""
+        names = [frame["Channel"] for frame in self.ami.events("Newchannel")]
+        return next(name for name in reversed(names) if name.rpartition("-")[0] == f"PJSIP/{endpoint}")
 
     async def talk(self, one: Call, other: Call, *, for_s: float = 0) -> None:
         """Wait until two calls' people hear one another; then let them talk for a while."""
         await asyncio.gather(one.audio.until_hears(other.audio), other.audio.until_hears(one.audio))
         await asyncio.sleep(for_s)
 
-    def measured(self) -> set[Told]:
-        """What the phones saw and heard of people who called in from outside."""
-        return {
-            told
+    async def talk_again(self, one: Call, other: Call) -> None:
+        """Wait until two calls' people hear one another from now on."""
+        await asyncio.gather(one.audio.until_hears_again(other.audio), other.audio.until_hears_again(one.audio))
+
+    def left_to(self, guest: Call, ringing: Call) -> None:
+        """A phone that began to ring for a colleague rings for a guest now, who alone is left in the call."""
+        others = [call for phone in (self.trunk, *self.phones.values()) for call in phone.calls if not call.over]
+        assert set(others) == {guest, ringing}
+        assert ringing.rang
+        assert not ringing.answered
+        self._left.append((ringing, guest))
+
+    def measured(self) -> Counter[Told]:
+        """What the phones saw and heard of people who called in from outside; once a guest and extension."""
+        facts = {
+            (guest, operation, self.office.desks[name].extension)
             for name, phone in self.phones.items()
             for call in phone.calls
-            for guest in self.trunk.calls
-            if not guest.incoming
-            for told in _between(self.office.desks[name].extension, call, guest)
+            for operation, guest in self._of(call)
         }
+        return Counter(Told(operation, ext, self._guests[guest].told) for guest, operation, ext in facts)
+
+    def _of(self, call: Call) -> list[tuple[str, Call]]:
+        """For whom a phone's call rang, and with whom it was a conversation: both hear, or somebody merely listens."""
+        talked = [guest for guest in self._guests if call.audio.hears(guest.audio) and guest.audio.hears(call.audio)]
+        rang = [guest for ringing, guest in self._left if ringing is call]
+        if call.incoming and (call.rang or call.answered):
+            by_number = [guest for guest, about in self._guests.items() if about.shown == call.caller]
+            rang += [guest for guest in by_number if guest in talked] or by_number[:1]
+        return [*(("incomingCall", guest) for guest in rang), *(("incomingCallAnswered", guest) for guest in talked)]
 
 
-def _between(ext: str, call: Call, guest: Call) -> list[Told]:
-    number = guest.caller
-    heard = call.audio.hears(guest.audio)
-    rang = call.incoming and call.caller == guest.caller and (call.rang or call.answered)
-    return [*([rings(ext, number)] if rang else []), *([talks(ext, number)] if heard else [])]
+@dataclass(frozen=True)
+class _Guest:
+    """Somebody who calls in from outside."""
+
+    shown: str
+    told: str
 
 
 Play = Callable[[Stage], Awaitable[None]]
@@ -136,7 +188,7 @@ class Recording:
     """All that AMI sent to our user."""
     timing: list[tuple[int, float]]
     frames: list[dict[str, str]]
-    measured: set[Told]
+    measured: Counter[Told]
     stage: Stage = field(repr=False)
 
     @property
@@ -146,9 +198,9 @@ class Recording:
 
     def disagreement(self) -> str:
         """What was declared and did not happen, or happened and was not declared; empty when all is well."""
-        declared, either = set(self.expected), self.scenario.either
+        declared, either = Counter(self.expected), self.scenario.either
         missing = declared - self.measured
-        more = self.measured - declared - set(self.scenario.optional)
+        more = self.measured - declared - Counter(self.scenario.optional)
         return " ".join(
             [
                 *(f"declared but not so: {told}." for told in missing),
