@@ -5,6 +5,29 @@ To add one: write the function in the module of its family (or a new module, nam
 """
 
 from tests.asterisk.lab.stage import SCENARIOS
-from tests.asterisk.scenarios import clicks, devices, followme, groups, inbound, inside, local, queues
+from tests.asterisk.scenarios import (
+    chan_sip,
+    clicks,
+    devices,
+    followme,
+    freepbx,
+    groups,
+    inbound,
+    inside,
+    local,
+    queues,
+)
 
-__all__ = ["SCENARIOS", "clicks", "devices", "followme", "groups", "inbound", "inside", "local", "queues"]
+__all__ = [
+    "SCENARIOS",
+    "chan_sip",
+    "clicks",
+    "devices",
+    "followme",
+    "freepbx",
+    "groups",
+    "inbound",
+    "inside",
+    "local",
+    "queues",
+]
