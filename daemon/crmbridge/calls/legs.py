@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from crmbridge.calls.channels import LOCAL, ChannelName
+from crmbridge.calls.channels import ChannelName
 from crmbridge.calls.events import Kind
 from crmbridge.calls.phases import Phase
 
@@ -122,11 +122,12 @@ class Legs:
         leg.bridge = None
 
     def origin(self, leg: Leg) -> Leg | None:
-        """The leg at the root of the dials that led to this one, or None as long as that can't be told.
+        """The leg at the root of the dials that led to this one, as far as they are known.
 
         A Local channel's `;2` dials on behalf of whoever dialed its `;1`. A root that is a Local means that the dial
-        above it has not been seen: with Local channels, Asterisk may tell of the inner dial first. Where a leg in
-        between is gone, so is the reason to ring.
+        above it has not been seen, or that there is none: with Local channels, Asterisk may tell of the inner dial
+        first, and an attended transfer through AMI begins with a Local. None where a leg in between is gone: then so
+        is the reason to ring.
         """
         for _ in range(_DEEPEST):
             if leg.inbound is not None:
@@ -136,7 +137,7 @@ class Legs:
             elif leg.name.half == "2":
                 above = self._legs.get(leg.other_half or "")
             else:
-                return None if leg.name.technology == LOCAL else leg
+                return leg
             if above is None:
                 return None
             leg = above

@@ -163,6 +163,21 @@ class Tracker:
         self._step(leg, Signal.DIAL)
         if event.get("DestChannelState") == RINGING:
             self._step(leg, Signal.RINGS)
+        self._explain()
+
+    def _attended_transfer(self, event: Headers) -> None:
+        """Completed while the target still rings: from now on it rings for the one who is transferred."""
+        transferee = self._legs.get(event.get("TransfereeUniqueid", ""))
+        if transferee is None or event.get("DestType") != "App":
+            return  # where the target has answered, bridges tell
+        for leg in self._legs:
+            if leg.parent == event.get("SecondTransfererUniqueid"):
+                leg.parent = transferee.uniqueid
+                if leg.phase is Phase.RINGING:
+                    self._rings(leg)
+
+    def _explain(self) -> None:
+        """Look again at the phones that ring for a reason not known yet."""
         for unexplained in list(self._unexplained.values()):
             self._rings(unexplained)
 
@@ -184,6 +199,7 @@ class Tracker:
             self._legs.enter(leg, event.get("BridgeUniqueid", ""))
             self._know_bridge(event)
             self._talks(leg)
+            self._explain()
 
     def _know_bridge(self, event: Headers) -> None:
         """Does it join who is in it? Not parking and waiting rooms: all in them hear music (bridge_holding.c)."""
@@ -239,8 +255,8 @@ class Tracker:
         if leg.uniqueid in self._before:
             leg.inbound, leg.phase = self._before[leg.uniqueid], Phase.CALLING
             return
-        # Dial, Queue and Originate run these in a leg that they placed (main/dial.c, app_dial.c, app_queue.c).
-        if event.get("Application", "").startswith("AppDial"):
+        # Dial, Originate and Queue run these in a leg that they placed (app_dial.c, main/dial.c, app_queue.c).
+        if event.get("Application", "").startswith(("AppDial", "AppQueue")):
             leg.extension = self._endpoints.extension(leg.name, caller_id_num=leg.own_caller_id_num)
             self._step(leg, Signal.DIAL)
         elif event.get("ChannelState") in (RING, UP):
@@ -353,14 +369,25 @@ class Tracker:
         if leg.extension is None:
             return
         origin = self._legs.origin(leg)
-        if origin is None:
-            self._unexplained[leg.uniqueid] = leg
+        if origin is None or origin.name.technology == LOCAL:
+            self._rings_behind(origin, leg, leg.extension)
             return
         self._unexplained.pop(leg.uniqueid, None)
         if origin.inbound is not None:
             self._tell(Kind.RING, origin, origin.inbound, leg, leg.extension)
         elif self._debatable.consult_ring and origin.extension is not None:
             self._consults(origin, leg, leg.extension)
+
+    def _rings_behind(self, local: Leg | None, phone: Leg, extension: str) -> None:
+        """A phone rings behind a Local that nobody is known to have dialed: who hears that it rings?"""
+        callers = [root for root in self._legs.hearing(local) if root.inbound is not None] if local else []
+        for root in callers:
+            if root.inbound is not None:
+                self._tell(Kind.RING, root, root.inbound, phone, extension)
+        if callers:
+            self._unexplained.pop(phone.uniqueid, None)
+        else:
+            self._unexplained[phone.uniqueid] = phone
 
     def _dialed_outside(self, leg: Leg, event: Headers) -> None:
         """A dial that leads to no phone of ours: to an agent's mobile, or to a customer who may be handed over?"""
@@ -434,6 +461,7 @@ class Tracker:
         "Hangup": _hangup,
         "LocalBridge": _local_bridge,
         "DialBegin": _dial_begin,
+        "AttendedTransfer": _attended_transfer,
         "DialState": _dial_state,
         "DialEnd": _dial_end,
         "BridgeEnter": _bridge_enter,
