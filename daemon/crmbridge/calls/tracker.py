@@ -380,7 +380,8 @@ class Tracker:
 
     def _rings_behind(self, local: Leg | None, phone: Leg, extension: str) -> None:
         """A phone rings behind a Local that nobody is known to have dialed: who hears that it rings?"""
-        callers = [root for root in self._legs.hearing(local) if root.inbound is not None] if local else []
+        audible = self._legs.hearing(local) if local is not None and phone.phase is Phase.RINGING else []
+        callers = [root for root in audible if root.inbound is not None]
         for root in callers:
             if root.inbound is not None:
                 self._tell(Kind.RING, root, root.inbound, phone, extension)
