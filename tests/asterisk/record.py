@@ -20,9 +20,11 @@ from tests.asterisk.lab.network import Network
 from tests.asterisk.lab.pbx import Pbx
 from tests.asterisk.lab.rootfs import RECIPES, root_filesystem
 from tests.asterisk.lab.stage import Recording, Scenario, perform
-from tests.asterisk.scenarios import SCENARIOS
+from tests.asterisk.scenarios import SCENARIOS, reconnects
 
 TRACES = Path(__file__).parents[1] / "traces"
+LISTED = Path(__file__).parent / "listed"
+"""Of calls in whose middle all channels were listed: true of this PBX alone, so not to be played among others."""
 
 
 def main() -> int:
@@ -52,8 +54,15 @@ async def _record_all(where: Pbx, scenarios: list[Scenario]) -> int:
         if trouble:
             wrong += 1
         else:
-            write(recording, TRACES / where.version, asterisk=where.release())
+            write(recording, traces_of(one) / where.version, asterisk=where.release())
     return wrong
+
+
+def traces_of(one: Scenario) -> Path:
+    """Where a scenario's traces are kept, a folder for each version."""
+    if one.play.__module__ == reconnects.__name__:
+        return LISTED
+    return TRACES
 
 
 def write(recording: Recording, folder: Path, *, asterisk: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.asterisk.lab.pbx import SHIPPED
 from tests.asterisk.lab.rootfs import RECIPES
-from tests.asterisk.record import TRACES
+from tests.asterisk.record import traces_of
 from tests.asterisk.scenarios import SCENARIOS
 
 from crmbridge.demo import traces
@@ -18,8 +18,8 @@ from crmbridge.demo import traces
     [(version, one.name) for version in sorted(RECIPES) for one in SCENARIOS.values() if version in one.versions],
 )
 def test_each_scenario_has_its_trace(version: str, name: str) -> None:
-    (kept,) = [trace for trace in traces.read(TRACES / version) if trace.name == name]
     declared = SCENARIOS[name]
+    (kept,) = [trace for trace in traces.read(traces_of(declared) / version) if trace.name == name]
     expected = [(one.operation, one.ext, one.number) for one in declared.expected]
     either = [(one.operation, one.ext, one.number) for one in declared.either]
     assert kept.expected in [tuple(expected), *((*expected, one) for one in either)][bool(either) :]

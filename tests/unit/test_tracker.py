@@ -52,11 +52,6 @@ def frames(raw: bytes) -> list[Frame]:
     return FrameReader().feed(raw)
 
 
-def _asked_for(frame: Frame) -> bool:
-    """Whether it is part of an answer, such as a list of channels; those neither come twice nor are cut."""
-    return "ActionID" in frame
-
-
 def run(tracker: Tracker, events: list[Frame]) -> list[CallEvent]:
     return [told for event in events for told in tracker.handle(event, AT)]
 
@@ -82,7 +77,7 @@ def test_recorded_call(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(traces()))
 def test_recorded_call_with_every_event_twice(name: str) -> None:
     trace = traces()[name]
-    doubled = [frame for frame in frames(trace.raw) for _ in range(1 if _asked_for(frame) else 2)]
+    doubled = [frame for frame in frames(trace.raw) for _ in range(2)]
     result = told(run(tracker_for(trace), doubled))
     assert trace.right(result), f"{trace.scenario}: told {result}"
 
@@ -171,7 +166,7 @@ def check_attached(trace: Trace, cuts: Callable[[int], Iterable[int]], *, stale:
     The snapshot may be newer than the first events that come after it (`stale` of them): they were on their way. What
     was over when it was taken is nobody's popup any more.
     """
-    events = [event for event in frames(trace.raw) if not _asked_for(event)]
+    events = frames(trace.raw)
     tracker = tracker_for(trace)
     whole = [(index, one) for index, event in enumerate(events) for one in told(tracker.handle(event, AT))]
     may = Counter(_without_number(one) for one in [*(one for _, one in whole), *trace.optional])

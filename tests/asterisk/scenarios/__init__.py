@@ -16,6 +16,7 @@ from tests.asterisk.scenarios import (
     inside,
     local,
     queues,
+    reconnects,
 )
 
 __all__ = [
@@ -30,4 +31,5 @@ __all__ = [
     "inside",
     "local",
     "queues",
+    "reconnects",
 ]

@@ -1,0 +1,234 @@
+"""Lists of all channels, as the bridge asks for them when it (re)connects, in the middle of calls.
+
+Each call goes on after the list; `tests/unit/test_tracker_listed.py` plays these recordings from the list on, too,
+as if nothing had been heard before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.asterisk.lab.ami import Frame
+from tests.asterisk.lab.office import CHAN_SIP, FREEPBX
+from tests.asterisk.lab.phone import NO_ANSWER, RING_S, Call, Plan
+from tests.asterisk.lab.stage import Stage, rings, scenario, talks
+
+PICK_UP = Plan(ring=None, after_s=0)
+LISTS = ("ExtensionStateList", "BridgeList", "CoreShowChannels")
+
+
+async def _reconnected(stage: Stage) -> None:
+    """All that the bridge asks for."""
+
+    def last(frame: Frame) -> bool:
+        return frame.get("Event") == f"{action}Complete"
+
+    for action in LISTS:
+        await stage.ami.action(action)
+        await stage.ami.until(last)
+
+
+async def _while_ringing(stage: Stage, did: str, extensions: tuple[str, ...], answers: str) -> None:
+    for ext in extensions:
+        stage.phone(ext).plan = NO_ANSWER
+    caller = stage.outside(did)
+    calls = {ext: await stage.phone(ext).called() for ext in extensions}
+    for call in calls.values():
+        await call.until_ringing()
+    await asyncio.sleep(RING_S)
+    await _reconnected(stage)
+    await calls[answers].follow(PICK_UP)
+    await stage.talk(caller, calls[answers], for_s=RING_S)
+    await caller.hang_up()
+
+
+@scenario("777 rings, all channels are listed, 777 answers", expected=(rings("777"), talks("777")))
+async def listed_while_ringing(stage: Stage) -> None:
+    await _while_ringing(stage, "0723456777", ("777",), "777")
+
+
+@scenario("777 talks, all channels are listed", expected=(rings("777"), talks("777")))
+async def listed_while_talking(stage: Stage) -> None:
+    caller = stage.outside("0723456777")
+    await stage.talk(caller, await stage.phone("777").called(), for_s=RING_S)
+    await _reconnected(stage)
+    await asyncio.sleep(RING_S)
+    await caller.hang_up()
+
+
+@scenario(
+    "Ring group: 777, 778 and 779 ring, all channels are listed, 778 answers",
+    expected=(rings("777"), rings("778"), rings("779"), talks("778")),
+)
+async def listed_ring_group(stage: Stage) -> None:
+    await _while_ringing(stage, "0723456002", ("777", "778", "779"), "778")
+
+
+@scenario(
+    "Queue with PJSIP members: 778 and 779 ring, all channels are listed, 779 answers",
+    expected=(rings("778"), rings("779"), talks("779")),
+)
+async def listed_queue(stage: Stage) -> None:
+    await _while_ringing(stage, "0723456005", ("778", "779"), "779")
+
+
+@scenario(
+    "Queue with Local/n members: 778 and 779 ring, all channels are listed, 779 answers",
+    expected=(rings("778"), rings("779"), talks("779")),
+)
+async def listed_queue_local(stage: Stage) -> None:
+    await _while_ringing(stage, "0723456004", ("778", "779"), "779")
+
+
+@scenario(
+    "A Local behind a Local: 777 rings, all channels are listed, 777 answers",
+    expected=(rings("777"), talks("777")),
+)
+async def listed_locals(stage: Stage) -> None:
+    await _while_ringing(stage, "0723458203", ("777",), "777")
+
+
+@scenario(
+    "FollowMe: 777 rings, all channels are listed, 777 answers and accepts",
+    expected=(rings("777"), talks("777")),
+)
+async def listed_followme(stage: Stage) -> None:
+    agent = stage.phone("777")
+    agent.plan = NO_ANSWER
+    caller = stage.outside("0723458222")
+    call = await agent.called()
+    await call.until_ringing()
+    await asyncio.sleep(RING_S)
+    await _reconnected(stage)
+    await call.follow(PICK_UP)
+    await asyncio.sleep(0.8)
+    await call.press("1")
+    await stage.talk(caller, call, for_s=RING_S)
+    await caller.hang_up()
+
+
+@scenario("777 calls 778, which rings; all channels are listed; 778 answers")
+async def listed_internal(stage: Stage) -> None:
+    stage.phone("778").plan = NO_ANSWER
+    one = stage.phone("777").dial("778")
+    other = await stage.phone("778").called()
+    await other.until_ringing()
+    await asyncio.sleep(RING_S)
+    await _reconnected(stage)
+    await other.follow(PICK_UP)
+    await stage.talk(one, other, for_s=RING_S)
+    await one.hang_up()
+
+
+@scenario("777 calls a customer, whose phone rings; all channels are listed; the customer answers")
+async def listed_outbound(stage: Stage) -> None:
+    stage.trunk.plan = NO_ANSWER
+    agent = stage.phone("777").dial("0521111111")
+    customer = await stage.trunk.called()
+    await customer.until_ringing()
+    await asyncio.sleep(RING_S)
+    await _reconnected(stage)
+    await customer.follow(PICK_UP)
+    await stage.talk(agent, customer, for_s=RING_S)
+    await agent.hang_up()
+
+
+@scenario("Click to call: 777 talks with the customer, all channels are listed")
+async def listed_click(stage: Stage) -> None:
+    answer = await stage.ami.action(
+        "Originate",
+        Channel="PJSIP/777",
+        Context="from-internal",
+        Exten="0521111111",
+        Priority="1",
+        Timeout="30000",
+        Async="true",
+    )
+    assert answer["Response"] == "Success", answer
+    agent = await stage.phone("777").called()
+    stage.trunk.plan = Plan(after_s=0.8)
+    customer = await stage.trunk.called()
+    await customer.until_ringing()
+    await _reconnected(stage)
+    await stage.talk(agent, customer, for_s=RING_S)
+    await agent.hang_up()
+
+
+@scenario(
+    "FreePBX: the queue rings 101 and 102, all channels are listed, 102 answers",
+    expected=(rings("101"), rings("102"), talks("102")),
+    office=FREEPBX,
+)
+async def listed_freepbx_queue(stage: Stage) -> None:
+    await _while_ringing(stage, "0723457600", ("101", "102"), "102")
+
+
+@scenario(
+    "FreePBX: 103 calls a customer, whose phone rings; all channels are listed; the customer answers",
+    office=FREEPBX,
+    notes="with the list alone, 103's leg is a phone's, the other one a trunk's that was dialed",
+)
+async def listed_freepbx_outbound(stage: Stage) -> None:
+    stage.trunk.plan = Plan(after_s=0.8)
+    agent = stage.phone("103").dial("0581234567")
+    customer = await stage.trunk.called()
+    await customer.until_ringing()
+    await _reconnected(stage)
+    await stage.talk(agent, customer, for_s=RING_S)
+    await agent.hang_up()
+
+
+@scenario(
+    "FreePBX: follow-me's mobile and 102 ring, all channels are listed, the mobile answers",
+    expected=(rings("102"),),
+    office=FREEPBX,
+)
+async def listed_freepbx_followme(stage: Stage) -> None:
+    stage.phone("102").plan = NO_ANSWER
+    stage.trunk.plan = Plan(after_s=0.8)
+    caller = stage.outside("0723457102")
+    await (await stage.phone("102").called()).until_ringing()
+    mobile = await stage.trunk.called(2)
+    await mobile.until_ringing()
+    await asyncio.sleep(RING_S)
+    await _reconnected(stage)
+    await stage.talk(caller, mobile, for_s=RING_S)
+    await caller.hang_up()
+
+
+@scenario(
+    "chan_sip: 771 rings, all channels are listed, 771 answers",
+    expected=(rings("771"), talks("771")),
+    office=CHAN_SIP,
+    versions=("16",),
+)
+async def listed_sip(stage: Stage) -> None:
+    await _while_ringing(stage, "0723458471", ("771",), "771")
+
+
+async def _refer(one: Call, number: str) -> None:
+    answer = await one.request(
+        "REFER",
+        headers=[("Refer-To", f"<sip:{number}@127.0.0.1>"), ("Referred-By", f"<sip:{one.phone.number}@127.0.0.1>")],
+    )
+    assert answer.status == 202
+
+
+@scenario(
+    "777 gives a caller to 778 (REFER), which rings; all channels are listed; 778 answers",
+    expected=(rings("777"), talks("777"), rings("778"), talks("778")),
+)
+async def listed_after_blind_transfer(stage: Stage) -> None:
+    stage.phone("778").plan = NO_ANSWER
+    caller = stage.outside("0723456777")
+    agent = await stage.phone("777").called()
+    await stage.talk(caller, agent)
+    await _refer(agent, "778")
+    other = await stage.phone("778").called()
+    await other.until_ringing()
+    await agent.hang_up()
+    await asyncio.sleep(RING_S)
+    await _reconnected(stage)
+    await other.follow(PICK_UP)
+    await stage.talk(caller, other, for_s=RING_S)
+    await caller.hang_up()

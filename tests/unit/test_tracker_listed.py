@@ -1,0 +1,54 @@
+"""Recorded calls from the moment at which all channels were listed, by a real PBX: as after a reconnect just then."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import pytest
+from tests.unit.test_tracker import AT, run, told, tracker_for
+
+from crmbridge.demo.traces import Trace, read
+from crmbridge.pbx.wire import Frame, FrameReader
+
+LIST = frozenset({"ExtensionStatus", "ExtensionStateListComplete", "BridgeListItem", "CoreShowChannel"})
+
+
+def _events(trace: Trace) -> list[Frame]:
+    return FrameReader().feed(trace.raw)
+
+
+def _listed(events: list[Frame]) -> int | None:
+    """Where the list begins."""
+    return next((at for at, one in enumerate(events) if one.get("Event") in LIST and "ActionID" in one), None)
+
+
+@cache
+def listed() -> dict[str, Trace]:
+    return {trace.name: trace for trace in read(Path(__file__).parents[1] / "asterisk" / "listed")}
+
+
+@pytest.mark.parametrize("name", sorted(listed()))
+@pytest.mark.parametrize("trunks", [True, False], ids=["trunks configured", "trunks unknown"])
+def test_from_the_list_on(name: str, *, trunks: bool) -> None:
+    """What still rings or talks in the list is told, and what comes after it; nothing else, nothing twice."""
+    trace = listed()[name]
+    events = _events(trace)
+    begins = _listed(events)
+    assert begins is not None
+    there = {one["Uniqueid"] for one in events if one.get("Event") == "CoreShowChannel"}
+    tracker = tracker_for(trace)
+    whole = [(at, one) for at, event in enumerate(events) for one in tracker.handle(event, AT)]
+    assert trace.right(told([one for _, one in whole])), "with all that came before it"
+    wanted = Counter(told([one for at, one in whole if at >= begins or one.uniqueid in there]))
+    may = Counter(told([one for _, one in whole])) + Counter(trace.optional)
+    attached = tracker_for(trace, trunks=trunks)
+    result = Counter(told(run(attached, events[begins:])))
+    assert not wanted - result, "missing"
+    assert not result - may, "too much"
+    assert len(attached) == 0
+
+
+def test_there_are_calls_with_a_list() -> None:
+    assert len(listed()) > 20
