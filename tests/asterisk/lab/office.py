@@ -55,7 +55,11 @@ VANILLA = Office(
     endpoints={"PJSIP/soft-777": "777"},
 )
 FREEPBX = Office(
-    desks={number: Desk(number, f"127.0.2.{number}") for number in ("101", "102", "103")},
+    desks={
+        **{number: Desk(number, f"127.0.2.{number}") for number in ("101", "102", "103", "106")},
+        # The browser's phone of 106: only the PBX's hint says whose it is
+        "99106": Desk("106", "127.0.2.116"),
+    },
     trunk="127.0.2.2",
     extensions_regex=r"^1\d\d$",
     dialplan="in the shape of what FreePBX generates",

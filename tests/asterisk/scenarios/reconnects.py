@@ -232,3 +232,35 @@ async def listed_after_blind_transfer(stage: Stage) -> None:
     await other.follow(PICK_UP)
     await stage.talk(caller, other, for_s=RING_S)
     await caller.hang_up()
+
+
+@scenario(
+    "FreePBX: the hints are listed, then 106's phone and its browser (99106) ring, and the browser answers",
+    expected=(rings("106"), talks("106")),
+    office=FREEPBX,
+    notes="the hint alone says that 99106 is 106's",
+)
+async def listed_freepbx_two_devices(stage: Stage) -> None:
+    await _reconnected(stage)
+    stage.phone("106").plan, stage.phone("99106").plan = NO_ANSWER, Plan(after_s=0.6)
+    caller = stage.outside("0723457106")
+    await (await stage.phone("106").called()).until_ringing()
+    await stage.talk(caller, await stage.phone("99106").called(), for_s=RING_S)
+    await caller.hang_up()
+
+
+@scenario(
+    "FreePBX: 106 and its browser ring, the browser takes it with **106; hints and channels are listed while they talk",
+    expected=(rings("106"), talks("106")),
+    office=FREEPBX,
+    notes="the phone that takes the call is another device of the one that rang",
+)
+async def listed_freepbx_own_pickup(stage: Stage) -> None:
+    stage.phone("106").plan = stage.phone("99106").plan = NO_ANSWER
+    caller = stage.outside("0723457106")
+    await (await stage.phone("99106").called()).until_ringing()
+    picker = stage.phone("99106").dial("**106")
+    await stage.talk(caller, picker, for_s=RING_S)
+    await _reconnected(stage)
+    await asyncio.sleep(RING_S)
+    await caller.hang_up()
