@@ -67,7 +67,12 @@ class Ami(asyncio.Protocol):
 
     async def until_no_channels(self) -> None:
         """Wait until each channel that was seen to come is gone."""
-        await self._changes.until(lambda: len(self.events("Newchannel")) == len(self.events("Hangup")))
+
+        def ids(event: str) -> set[str]:
+            return {frame["Uniqueid"] for frame in self.events(event)}
+
+        # Of a channel that was going when we came, only the Hangup is seen.
+        await self._changes.until(lambda: ids("Newchannel") <= ids("Hangup"))
 
     async def until_still(self, for_s: float) -> None:
         """Wait until nothing has come for so long."""

@@ -24,3 +24,26 @@ async def click_to_call(stage: Stage) -> None:
     assert customer.dialed == "0521111111"
     await stage.talk(agent, customer, for_s=1.2)
     await agent.hang_up()
+
+
+@scenario(
+    "Callback, customer first: Originate PJSIP/0521111111@trunk-bezeq to 777@from-internal; 777 rings and answers",
+    notes="the trunk's leg is the root, stands in an inbound context, and never reaches Ring",
+)
+async def callback_customer_first(stage: Stage) -> None:
+    answer = await stage.ami.action(
+        "Originate",
+        Channel="PJSIP/0521111111@trunk-bezeq",
+        ChannelId="crmbridge-2",
+        Context="from-internal",
+        Exten="777",
+        Priority="1",
+        CallerID='"CRM" <0723456777>',
+        Timeout="30000",
+        Async="true",
+    )
+    assert answer["Response"] == "Success", answer
+    customer = await stage.trunk.called()
+    agent = await stage.phone("777").called()
+    await stage.talk(agent, customer)
+    await customer.hang_up()
