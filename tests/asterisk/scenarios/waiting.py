@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from tests.asterisk.lab.phone import NO_ANSWER, RING_S
-from tests.asterisk.lab.stage import CALLER, Stage, rings, scenario, talks
+from tests.asterisk.lab.stage import Stage, rings, scenario, talks
 
 OTHER = "035555555"
 TALKED = (rings("777"), talks("777"))
@@ -76,18 +76,3 @@ async def one_number_twice_in_a_row(stage: Stage) -> None:
         guest = stage.outside("0723456777")
         await stage.talk(guest, await stage.phone("777").called(times))
         await guest.hang_up()
-
-
-@scenario(
-    "Two calls from one number to 777, the second while 777 talks with the first: both are told",
-    expected=(*TALKED, *TALKED),
-)
-async def one_number_calls_while_it_talks(stage: Stage) -> None:
-    guest = stage.outside("0723456777", caller=CALLER)
-    agent = await stage.phone("777").called()
-    await stage.talk(guest, agent)
-    again = stage.outside("0723456777", caller=CALLER)
-    await agent.hold()
-    await stage.talk(again, await stage.phone("777").called(2))
-    await again.hang_up()
-    await guest.hang_up()
