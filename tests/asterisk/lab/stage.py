@@ -21,6 +21,9 @@ from tests.asterisk.lab.rootfs import RECIPES
 CALLER = "033004799"
 LIMIT_S = 30
 """For a whole scenario; the longest takes a few seconds."""
+APART_S = 2.0
+"""Between two calls to one extension: calls are told in parallel, and when replayed at a busy bridge, too, the first is
+told before the second begins."""
 STILL_S = 0.4
 """Call records come a moment after the last channel is gone."""
 

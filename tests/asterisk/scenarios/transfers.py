@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from tests.asterisk.lab.phone import NO_ANSWER, Call, Plan
-from tests.asterisk.lab.stage import CALLER, Stage, rings, scenario, talks
+from tests.asterisk.lab.stage import APART_S, CALLER, Stage, rings, scenario, talks
 
 MOBILE = "0521111111"
 OTHER = "035555555"
@@ -231,6 +231,7 @@ async def attended_to_mobile(stage: Stage) -> None:
 async def two_callers_joined(stage: Stage) -> None:
     guest, agent = await _answered(stage)
     await agent.hold()
+    await asyncio.sleep(APART_S)
     other, second = await _answered(stage, caller=OTHER, times=2)
     assert await agent.refer("778", replacing=second) < 300
     await stage.talk(guest, other)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from tests.asterisk.lab.phone import NO_ANSWER, RING_S
-from tests.asterisk.lab.stage import Stage, rings, scenario, talks
+from tests.asterisk.lab.stage import APART_S, Stage, rings, scenario, talks
 
 OTHER = "035555555"
 TALKED = (rings("777"), talks("777"))
@@ -18,7 +18,7 @@ TALKED = (rings("777"), talks("777"))
 async def call_waiting_taken(stage: Stage) -> None:
     guest = stage.outside("0723456777")
     agent = await stage.phone("777").called()
-    await stage.talk(guest, agent)
+    await stage.talk(guest, agent, for_s=APART_S)
     other = stage.outside("0723456777", caller=OTHER)
     second = await stage.phone("777").called(2)
     await second.until_ringing()
@@ -36,7 +36,7 @@ async def call_waiting_taken(stage: Stage) -> None:
 )
 async def call_waiting_gives_up(stage: Stage) -> None:
     guest = stage.outside("0723456777")
-    await stage.talk(guest, await stage.phone("777").called())
+    await stage.talk(guest, await stage.phone("777").called(), for_s=APART_S)
     stage.phone("777").plan = NO_ANSWER
     other = stage.outside("0723456777", caller=OTHER)
     await (await stage.phone("777").called(2)).until_ringing()
@@ -74,5 +74,5 @@ async def one_number_twice_at_once(stage: Stage) -> None:
 async def one_number_twice_in_a_row(stage: Stage) -> None:
     for times in (1, 2):
         guest = stage.outside("0723456777")
-        await stage.talk(guest, await stage.phone("777").called(times))
+        await stage.talk(guest, await stage.phone("777").called(times), for_s=APART_S)
         await guest.hang_up()
