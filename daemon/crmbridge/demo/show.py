@@ -183,7 +183,12 @@ def _what_to_try(port: int, trace: Trace) -> str:
 def _report(console: Console, plays: dict[str, Trace], received: list[Received], events: dict[str, CallEvent]) -> bool:
     told: dict[str, list[tuple[Told, float]]] = {prefix: [] for prefix in plays}
     strays: list[str] = []
-    for one in received:
+    first: dict[str, datetime] = {}
+    for told_of in events.values():
+        first[told_of.call] = min(told_of.at, first.get(told_of.call, told_of.at))
+    began = {key: f"{first[of.call].isoformat()} {of.call}" for key, of in events.items()}
+    # Within a call they come in order; which of two calls is told first, where one caller calls twice, is no promise.
+    for one in sorted(received, key=lambda each: began.get(each.idempotency_key, "")):
         event = events.get(one.idempotency_key)
         prefix = next((p for p in plays if event is not None and event.call.startswith(p)), None)
         if event is None or prefix is None:
