@@ -51,11 +51,6 @@ class Intake:
         self._arrived = asyncio.Event()
         self._stopping = False
 
-    @property
-    def lag(self) -> int:
-        """Frames that were read and not yet worked off."""
-        return len(self._waiting)
-
     def take(self, frame: Frame, at: datetime) -> None:
         """Take a frame that was read at this instant. Returns at once."""
         if len(self._waiting) >= LONGEST_LAG:
