@@ -50,5 +50,42 @@ def test_from_the_list_on(name: str, *, trunks: bool) -> None:
     assert len(attached) == 0
 
 
+@pytest.mark.parametrize("name", sorted(listed()))
+def test_from_the_list_on_with_every_event_twice(name: str) -> None:
+    """The end of a list that comes twice is not the end of a second list, in which there is no call."""
+    trace = listed()[name]
+    events = _events(trace)
+    assert trace.right(told(run(tracker_for(trace), [event for event in events for _ in range(2)])))
+    begins = _listed(events)
+    once, twice = (
+        told(run(tracker_for(trace), [event for event in events[begins:] for _ in range(times)])) for times in (1, 2)
+    )
+    assert twice == once
+
+
+@pytest.mark.parametrize("name", sorted(listed()))
+def test_a_list_that_lacks_a_channel(name: str) -> None:
+    """The call of the channel that is not in it goes on."""
+    trace = listed()[name]
+    events = _events(trace)
+    for lacking in [at for at, event in enumerate(events) if event.get("Event") == "CoreShowChannel"]:
+        tracker = tracker_for(trace)
+        result = told(run(tracker, events[:lacking] + events[lacking + 1 :]))
+        assert trace.right(result), f"without {events[lacking]['Channel']}: told {result}"
+        assert len(tracker) == 0
+
+
+@pytest.mark.parametrize("name", sorted(listed()))
+def test_a_list_that_was_cut_off_leaves_nothing_behind(name: str) -> None:
+    """The connection ended in the middle of a list; when the next is asked for, all calls are over."""
+    trace = listed()[name]
+    events = _events(trace)
+    for cut in [at for at, event in enumerate(events) if event.get("Event") in LIST]:
+        tracker = tracker_for(trace)
+        run(tracker, events[: cut + 1])
+        run(tracker, [{"Event": "CoreShowChannelsComplete", "ActionID": "next", "ListItems": "0"}])
+        assert len(tracker) == 0
+
+
 def test_there_are_calls_with_a_list() -> None:
     assert len(listed()) > 20

@@ -338,7 +338,7 @@ class ModelPbx(RuleBasedStateMachine):
             self.hang_up(channel)
         assert len(self.tracker) == 0
         assert self.tracker.calls == 0
-        assert not self.tracker._unexplained
+        assert not self.tracker._telling._unexplained
 
 
 ModelPbx.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None, derandomize=True)

@@ -16,6 +16,8 @@ from crmbridge.calls.phases import Phase
 
 _DEEPEST = 32
 """Dials above one another before we call it a loop; nested follow-me on FreePBX reaches about 8."""
+_GONE_REMEMBERED = 1000
+"""Of the legs that ended last: what comes late is told within milliseconds."""
 
 
 @dataclass(slots=True)
@@ -66,6 +68,7 @@ class Legs:
         self._legs: dict[str, Leg] = {}
         self._members: dict[str, dict[str, None]] = {}
         self._silent: set[str] = set()
+        self._gone: dict[str, None] = {}
 
     def __len__(self) -> int:
         return len(self._legs)
@@ -77,6 +80,10 @@ class Legs:
         """The leg, or None where its channel was never seen or is gone."""
         return self._legs.get(uniqueid)
 
+    def is_gone(self, uniqueid: str) -> bool:
+        """Whether this leg ended not long ago: what is still told of it must not make it live for ever."""
+        return uniqueid in self._gone
+
     def add(self, leg: Leg) -> None:
         """Take up a leg."""
         self._legs[leg.uniqueid] = leg
@@ -86,6 +93,9 @@ class Legs:
         leg = self._legs.pop(uniqueid, None)
         if leg is None:
             return None
+        self._gone[uniqueid] = None
+        if len(self._gone) > _GONE_REMEMBERED:
+            del self._gone[next(iter(self._gone))]
         self.leave(leg)
         other = self._legs.get(leg.other_half or "")
         if other is not None:

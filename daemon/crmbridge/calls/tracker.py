@@ -1,8 +1,8 @@
 """Who rings and who talks: AMI events in, call events for the CRM out.
 
 Pure: no I/O, no clock, no logging; time comes in with each event. It may be attached in the middle of calls, so it
-takes for granted nothing that it has not seen begin. Everything that decides what the CRM is told stands in this file;
-the structures it decides upon (legs, dials, bridges) are in `legs`, what an endpoint is in `channels`.
+takes for granted nothing that it has not seen begin. What each event does to the legs stands in this file; what is told
+of them in `telling`; legs, dials and bridges in `legs`; what an endpoint is in `channels`.
 
 The rules, all of them:
 
@@ -23,12 +23,11 @@ from datetime import datetime
 from crmbridge.calls.channels import LOCAL, Endpoints, parse_name
 from crmbridge.calls.clients import Clients
 from crmbridge.calls.debatable import Debatable
-from crmbridge.calls.events import CallEvent, Kind
+from crmbridge.calls.events import CallEvent
 from crmbridge.calls.legs import Inbound, Leg, Legs
+from crmbridge.calls.listing import Headers, Listing
 from crmbridge.calls.phases import TABLE, Ask, Phase, Signal
-
-Headers = Mapping[str, str]
-"""An AMI event: header names as Asterisk writes them, `Event` among them."""
+from crmbridge.calls.telling import Telling
 
 RING, RINGING, UP = "4", "5", "6"
 """AST_STATE_RING: this channel calls us. AST_STATE_RINGING: we ring it (include/asterisk/channelstate.h)."""
@@ -55,20 +54,14 @@ class Tracker:
     ) -> None:
         """`caller` turns a caller's number as it came into the one that the CRM gets."""
         self._debatable = debatable or Debatable()
-        self._pbx = pbx
         self._endpoints = endpoints
-        self._clients = clients
-        self._caller = caller
         self._legs = Legs()
-        self._unexplained: dict[str, Leg] = {}
-        """Phones that ring for a reason not seen yet: the dial above theirs is still to come."""
-        self._snapshot: dict[str, Headers] = {}
+        self._telling = Telling(pbx=pbx, legs=self._legs, clients=clients, caller=caller, debatable=self._debatable)
+        self._channels = Listing("Uniqueid")
         self._before: dict[str, Inbound] = {}
-        self._hints: dict[str, str] = {}
+        self._hints = Listing("Exten", "Context")
         self._strangers: set[str] = set()
         self._new_strangers: list[tuple[str, str]] = []
-        self._at: datetime
-        self._told: list[CallEvent]
 
     def __len__(self) -> int:
         """How many channels are followed."""
@@ -104,9 +97,9 @@ class Tracker:
         transition = self._TRANSITIONS.get(event.get("Event", ""))
         if transition is None:
             return []
-        self._at, self._told = at, []
+        self._telling.begin(at)
         transition(self, event)
-        return self._told
+        return self._telling.told
 
     # Channels
 
@@ -156,14 +149,14 @@ class Tracker:
         if leg.extension is None:
             leg.extension = self._endpoints.extension(leg.name, caller_id_num=leg.own_caller_id_num)
         if leg.extension is None:
-            self._dialed_outside(leg, event)
+            self._telling.dialed_outside(leg, event.get("DialString", ""))
         origin = self._legs.origin(leg)
         if origin is not None and origin.inbound is not None:
-            self._settle_number(origin, origin.inbound)
+            self._telling.settle_number(origin, origin.inbound)
         self._step(leg, Signal.DIAL)
         if event.get("DestChannelState") == RINGING:
             self._step(leg, Signal.RINGS)
-        self._explain()
+        self._telling.look_again()
 
     def _attended_transfer(self, event: Headers) -> None:
         """Completed while the target still rings: from now on it rings for the one who is transferred."""
@@ -174,12 +167,7 @@ class Tracker:
             if leg.parent == event.get("SecondTransfererUniqueid"):
                 leg.parent = transferee.uniqueid
                 if leg.phase is Phase.RINGING:
-                    self._rings(leg)
-
-    def _explain(self) -> None:
-        """Look again at the phones that ring for a reason not known yet."""
-        for unexplained in list(self._unexplained.values()):
-            self._rings(unexplained)
+                    self._telling.rings(leg)
 
     def _dial_state(self, event: Headers) -> None:
         leg = self._leg(event, "Dest")
@@ -198,8 +186,8 @@ class Tracker:
         if leg is not None:
             self._legs.enter(leg, event.get("BridgeUniqueid", ""))
             self._know_bridge(event)
-            self._talks(leg)
-            self._explain()
+            self._telling.talks(leg)
+            self._telling.look_again()
 
     def _know_bridge(self, event: Headers) -> None:
         """Does it join who is in it? Not parking and waiting rooms: all in them hear music (bridge_holding.c)."""
@@ -218,25 +206,29 @@ class Tracker:
         self._know_bridge(event)
 
     def _snapshot_channel(self, event: Headers) -> None:
-        self._snapshot[event.get("Uniqueid", "")] = event
+        self._channels.add(event)
 
-    def _snapshot_complete(self, _event: Headers) -> None:
-        channels, self._snapshot = self._snapshot, {}
-        for leg in self._legs:
-            if leg.uniqueid not in channels:
-                self._gone(leg.uniqueid)
+    def _snapshot_complete(self, event: Headers) -> None:
+        listed, whole = self._channels.complete(event)
+        channels = {item.get("Uniqueid", ""): item for item in listed}
+        if whole:  # else a call that is in the list's missing part would be forgotten
+            for leg in self._legs:
+                if leg.uniqueid not in channels:
+                    self._gone(leg.uniqueid)
         legs = {met.uniqueid: met for event in channels.values() if (met := self._leg(event)) is not None}
         self._pair_by_name(channels)
         for uniqueid, leg in legs.items():
             self._take_bridge(leg, channels[uniqueid])
             if leg.phase is Phase.NEW and not leg.begun:
                 self._attach(leg, channels[uniqueid])
+        callers = self._callers()
         for uniqueid, leg in legs.items():
-            self._adopt(leg)
+            self._adopt(leg, callers)
             self._catch_up(leg, channels[uniqueid].get("ChannelState", ""))
         for leg in legs.values():
-            self._talks(leg)
-        self._before.clear()
+            self._telling.talks(leg)
+        if whole:
+            self._before.clear()
 
     def _take_bridge(self, leg: Leg, event: Headers) -> None:
         if event.get("BridgeId"):
@@ -284,37 +276,50 @@ class Tracker:
             if other is not leg:
                 self._legs.pair(other, leg)
 
-    def _adopt(self, leg: Leg) -> None:
-        """A dialed leg whose dial was not seen belongs to the one outside call with its Linkedid."""
+    def _callers(self) -> dict[str, Leg | None]:
+        """By Linkedid, the one leg from outside; None where there are several."""
+        callers: dict[str, Leg | None] = {}
+        for leg in self._legs:
+            if leg.inbound is not None:
+                callers[leg.linkedid] = None if leg.linkedid in callers else leg
+        return callers
+
+    def _adopt(self, leg: Leg, callers: Mapping[str, Leg | None]) -> None:
+        """A dialed leg whose dial was not seen was dialed for the outside caller with its Linkedid, or for its root."""
         if leg.phase is not Phase.DIALED or leg.parent is not None:
             return
-        roots = [root for root in self._legs if root.inbound is not None and root.linkedid == leg.linkedid]
-        if len(roots) == 1:
-            leg.parent = roots[0].uniqueid
+        root = callers.get(leg.linkedid, self._legs.get(leg.linkedid))
+        if root is not None and root is not leg:
+            leg.parent = root.uniqueid
 
     # The PBX's own map of phones: ExtensionStatus for each hint (those of a list have its ActionID), then the end
 
     def _hint(self, event: Headers) -> None:
-        hints = self._endpoints.hinted(event.get("Exten", ""), event.get("Hint", ""))
         if "ActionID" in event:
-            self._hints |= hints
+            self._hints.add(event)
+        else:
+            self._endpoints.learn_hints(self._endpoints.hinted(event.get("Exten", ""), event.get("Hint", "")))
+
+    def _hints_complete(self, event: Headers) -> None:
+        listed, whole = self._hints.complete(event)
+        hints: dict[str, str] = {}
+        for item in listed:
+            hints |= self._endpoints.hinted(item.get("Exten", ""), item.get("Hint", ""))
+        if whole:
+            self._endpoints.replace_hints(hints)
         else:
             self._endpoints.learn_hints(hints)
-
-    def _hints_complete(self, _event: Headers) -> None:
-        hints, self._hints = self._hints, {}
-        self._endpoints.replace_hints(hints)
 
     # What the events mean
 
     def _leg(self, event: Headers, prefix: str = "") -> Leg | None:
         """The leg that an event speaks of, taken up where it was never seen before; None where it names none."""
         uniqueid = event.get(prefix + "Uniqueid", "")
-        if not uniqueid:
-            return None
         leg = self._legs.get(uniqueid)
         if leg is not None:
             return leg
+        if not uniqueid or self._legs.is_gone(uniqueid):
+            return None
         name = parse_name(event.get(prefix + "Channel", ""))
         leg = Leg(
             uniqueid=uniqueid,
@@ -335,11 +340,11 @@ class Tracker:
             return
         leg.phase = step.phase
         if step.phase is not Phase.RINGING:
-            self._unexplained.pop(leg.uniqueid, None)
+            self._telling.rings_no_more(leg.uniqueid)
         if step.ask is Ask.CAME_IN:
             self._came_in(leg)
         elif step.ask is Ask.RINGS_FOR:
-            self._rings(leg)
+            self._telling.rings(leg)
 
     def _came_in(self, leg: Leg) -> None:
         """A leg calls us: from outside?"""
@@ -364,94 +369,9 @@ class Tracker:
         is_root = leg.uniqueid == leg.linkedid and leg.parent is None and leg.name.technology != LOCAL
         return is_root and not leg.name.carrier and leg.extension is None
 
-    def _rings(self, leg: Leg) -> None:
-        """A phone rings: for an outside caller?"""
-        if leg.extension is None:
-            return
-        origin = self._legs.origin(leg)
-        if origin is None or origin.name.technology == LOCAL:
-            self._rings_behind(origin, leg, leg.extension)
-            return
-        self._unexplained.pop(leg.uniqueid, None)
-        if origin.inbound is not None:
-            self._tell(Kind.RING, origin, origin.inbound, leg, leg.extension)
-        elif self._debatable.consult_ring and origin.extension is not None:
-            self._consults(origin, leg, leg.extension)
-
-    def _rings_behind(self, local: Leg | None, phone: Leg, extension: str) -> None:
-        """A phone rings behind a Local that nobody is known to have dialed: who hears that it rings?"""
-        audible = self._legs.hearing(local) if local is not None and phone.phase is Phase.RINGING else []
-        callers = [root for root in audible if root.inbound is not None]
-        for root in callers:
-            if root.inbound is not None:
-                self._tell(Kind.RING, root, root.inbound, phone, extension)
-        if callers:
-            self._unexplained.pop(phone.uniqueid, None)
-        else:
-            self._unexplained[phone.uniqueid] = phone
-
-    def _dialed_outside(self, leg: Leg, event: Headers) -> None:
-        """A dial that leads to no phone of ours: to an agent's mobile, or to a customer who may be handed over?"""
-        number = self._caller(event.get("DialString", "").partition("@")[0].rpartition("/")[2])
-        leg.extension = self._debatable.mobiles.get(number)
-        agent = self._legs.origin(leg)
-        if self._debatable.handed_over and leg.extension is None and agent is not None and agent.extension is not None:
-            # From here on as if the customer had called, and whoever dialed had been told.
-            leg.inbound = Inbound(did="", number=number, told={(kind, agent.extension) for kind in Kind})
-
-    def _consults(self, origin: Leg, phone: Leg, extension: str) -> None:
-        """A phone rings for a colleague: does that colleague have a caller on hold?"""
-        for leg in self._legs:
-            if leg.extension == origin.extension and leg.bridge is not None:
-                for root in self._legs.hearing(leg):
-                    if root.inbound is not None:
-                        self._tell(Kind.RING, root, root.inbound, phone, extension)
-
-    def _talks(self, leg: Leg) -> None:
-        """A leg joined others: does an extension hear an outside caller now?"""
-        group = self._legs.hearing(leg)
-        for root in group:
-            if root.inbound is None:
-                continue
-            for phone in group:
-                if phone.extension is not None:
-                    self._tell(Kind.ANSWER, root, root.inbound, phone, phone.extension)
-
-    def _tell(self, kind: Kind, root: Leg, inbound: Inbound, phone: Leg, extension: str) -> None:
-        again = kind is Kind.RING and self._is_another_ring(inbound, phone, extension)
-        if (kind, extension) in inbound.told and not again:
-            return
-        inbound.told.add((kind, extension))
-        inbound.rings_again += again
-        if inbound.client_id is None:
-            inbound.client_id = self._clients.of_call(did=inbound.did, trunk=root.name.endpoint, extension=extension)
-        self._told.append(
-            CallEvent(
-                kind=kind,
-                pbx=self._pbx,
-                call=f"{root.uniqueid}#{inbound.rings_again + 1}" if again else root.uniqueid,
-                extension=extension,
-                number=self._settle_number(root, inbound),
-                client_id=inbound.client_id,
-                at=self._at,
-                linkedid=root.linkedid,
-                uniqueid=phone.uniqueid,
-            )
-        )
-
-    def _is_another_ring(self, inbound: Inbound, phone: Leg, extension: str) -> bool:
-        """Whether the extension rings anew for a caller it rang for before, and not on a second device."""
-        last, inbound.rang[extension] = inbound.rang.get(extension), phone.uniqueid
-        return self._debatable.ring_again and last not in (None, phone.uniqueid) and self._legs.get(last or "") is None
-
-    def _settle_number(self, root: Leg, inbound: Inbound) -> str:
-        if inbound.number is None:
-            inbound.number = self._caller(root.caller_id_num)
-        return inbound.number
-
     def _gone(self, uniqueid: str) -> None:
         self._legs.remove(uniqueid)
-        self._unexplained.pop(uniqueid, None)
+        self._telling.rings_no_more(uniqueid)
 
     _TRANSITIONS: Mapping[str, Callable[[Tracker, Headers], None]] = {
         "Newchannel": _newchannel,
