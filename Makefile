@@ -60,7 +60,7 @@ bench: venv
 record: venv
 	$(BIN)/python -m tests.asterisk.record $(ARGS)
 
-# Kills the bridge 30 times in three minutes of calls on a live Asterisk (root), and prints what the CRM was told.
+# Every fault that a PBX's host meets, done to a live bridge; a table for each (root): make faults ARGS='--only ami --seed 3'
 faults: venv
 	$(BIN)/python -m tests.asterisk.faults $(ARGS)
 

@@ -1,63 +1,84 @@
-"""A bridge that is killed again and again under load; the long run is `make faults`."""
+"""A bridge under load that is killed, cut off and left alone by Asterisk; the long runs are `make faults`."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from tests.asterisk import faults
-from tests.asterisk.faults import ANSWER, RING, Call, kills
+from tests.asterisk.faults.cuts import Fault, cuts
+from tests.asterisk.faults.judge import ANSWER, RING, Call, Request, Sight, judge
+from tests.asterisk.faults.kills import kills
+from tests.asterisk.faults.restarts import restarts
 from tests.asterisk.lab.pbx import Pbx
 
-from crmbridge.demo.receiver import Received
+live = pytest.mark.needs("asterisk", "sipp")
+SHORT_S = {Fault.FREEZE: (1.0, 2.0), Fault.TRICKLE: (1.0, 2.0)}
 
-AT = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
-
-@pytest.mark.needs("asterisk", "sipp")
+@live
 async def test_a_bridge_that_is_killed_under_load_tells_every_call_that_goes_on_once(pbx: Pbx, tmp_path: Path) -> None:
-    report = await kills(pbx, tmp_path, per_s=5, seconds=8, times=3, seed=1)
-    assert report.right, str(report)
-    assert report.calls == 40
-    assert report.must >= 40
+    killed = await kills(pbx, tmp_path, per_s=5, seconds=8, times=3, seed=1)
+    assert not killed.broken
+    assert killed.report.calls == 40
+    assert killed.report.must >= 40
 
 
-def told(operation: str, number: str, key: str, at: float) -> tuple[Received, float]:
-    target = f"/webservice.php?operation={operation}&sExt=777&sNumber={number}&ClientId=10"
-    return Received(target, AT, {"Idempotency-Key": key}), at
+@live
+async def test_a_connection_that_is_cut_frozen_and_slowed_loses_no_call(pbx: Pbx, tmp_path: Path) -> None:
+    result = await cuts(pbx, tmp_path, per_s=5, times=6, bridges=2, seed=1, lasts_s=SHORT_S)
+    assert not result.broken
+    for outcome in result.outcomes:
+        assert outcome.watched.faults == {Fault.CUT: 1, Fault.FREEZE: 1, Fault.TRICKLE: 1}
+        assert outcome.watched.bridge.count("ami.connected") >= 2
+        assert outcome.report.must > 0
+
+
+@live
+async def test_calls_after_a_restart_of_asterisk_are_told(pbx: Pbx, tmp_path: Path) -> None:
+    result = await restarts(pbx, tmp_path, per_s=5, times=1, seed=1)
+    assert not result.broken
+    assert result.bridge.count("ami.connected") == 2
+    assert result.report.must > 0
+
+
+def told(operation: str, key: str, at: float, *, number: str = "1", accepted: bool = True) -> Request:
+    return Request(number, operation, key, at, accepted)
 
 
 CALL = Call("1", ringing=(1.0, 2.0), talking=(2.0, 4.0))
-UP = [(0.0, 10.0), (11.0, 20.0)]
+SIGHT = Sight([(0.0, 10.0), (11.0, 20.0)])
 
 
 @pytest.mark.parametrize(
-    ("received", "missing", "untrue", "twice", "doubled"),
+    ("requests", "broken", "twice"),
     [
-        ([told(RING, "1", "a", 1), told(ANSWER, "1", "b", 2)], 0, 0, 0, 0),
-        ([told(RING, "1", "a", 1)], 1, 0, 0, 0),
-        ([], 2, 0, 0, 0),
-        ([told(RING, "1", "a", 1), told(ANSWER, "1", "b", 2), told(RING, "2", "c", 3)], 0, 1, 0, 0),
-        ([told(RING, "1", "a", 9.5), told(RING, "1", "a", 12), told(ANSWER, "1", "b", 12)], 0, 0, 1, 0),
-        ([told(RING, "1", "a", 5), told(RING, "1", "a", 12), told(ANSWER, "1", "b", 12)], 0, 0, 0, 1),
-        ([told(RING, "1", "a", 9.5), told(RING, "1", "x", 12), told(ANSWER, "1", "b", 12)], 0, 0, 0, 1),
+        ([told(RING, "a", 1), told(ANSWER, "b", 2)], [], 0),
+        ([told(RING, "a", 1)], ["missing"], 0),
+        ([], ["missing", "missing"], 0),
+        ([told(RING, "a", 1), told(ANSWER, "b", 2), told(RING, "c", 3, number="2")], ["untrue"], 0),
+        ([told(RING, "a", 5.9), told(RING, "a", 6.2), told(ANSWER, "b", 6.3)], [], 1),
+        ([told(RING, "a", 1), told(RING, "a", 6.2), told(ANSWER, "b", 6.3)], ["doubled"], 0),
+        ([told(RING, "a", 5.9), told(RING, "x", 6.2), told(ANSWER, "b", 6.3)], ["doubled"], 0),
+        ([told(RING, "a", 1, accepted=False), told(RING, "a", 2), told(ANSWER, "b", 2.1)], [], 0),
+        ([told(RING, "a", 1, accepted=False), told(RING, "x", 2), told(ANSWER, "b", 2.1)], ["doubled"], 0),
+        ([told(RING, "a", 1, accepted=False), told(ANSWER, "b", 2)], ["missing"], 0),
+        ([told(ANSWER, "b", 2), told(RING, "a", 3)], ["out of order"], 0),
+        ([told(RING, "a", 1), told(ANSWER, "b", 9)], ["late"], 0),
     ],
 )
-def test_the_judge_of_faults(
-    received: list[tuple[Received, float]], missing: int, untrue: int, twice: int, doubled: int
-) -> None:
-    report = faults._judge([CALL], UP, [10.0], received)
-    assert (len(report.missing), len(report.untrue), report.twice, len(report.doubled)) == (
-        missing,
-        untrue,
-        twice,
-        doubled,
-    )
-    assert report.right == (not missing and not untrue and not doubled)
+def test_the_judge_of_faults(requests: list[Request], broken: list[str], twice: int) -> None:
+    report = judge([CALL], SIGHT, requests, killed=[6.0])
+    assert [one.partition(":")[0] for one in report.broken] == broken
+    assert report.twice == twice
 
 
-def test_what_went_on_only_while_the_bridge_was_away_need_not_be_told() -> None:
+def test_what_went_on_only_while_the_bridge_saw_nothing_need_not_be_told() -> None:
     short = Call("1", ringing=(10.1, 10.5), talking=(10.5, 10.9))
-    report = faults._judge([short], UP, [10.0], [])
-    assert (report.must, report.missing) == (0, [])
+    assert judge([short], SIGHT, []).must == 0
+
+
+def test_what_the_way_between_held_back_is_not_late() -> None:
+    slow = Sight([(0.0, 20.0)], handed=[(0.5, 0.5), (1.0, 9.0), (2.0, 9.5)])
+    report = judge([CALL], slow, [told(RING, "a", 9.1), told(ANSWER, "b", 9.6)])
+    assert report.right, str(report)
+    assert max(report.delays) < 0.2

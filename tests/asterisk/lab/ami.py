@@ -31,6 +31,8 @@ class Ami(asyncio.Protocol):
         self._changes = Changes()
         self._loop = asyncio.get_running_loop()
         self.began = self._loop.time()
+        self.ended: float | None = None
+        """When the connection was lost."""
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -42,6 +44,15 @@ class Ami(asyncio.Protocol):
         self.raw += data
         self.frames += self._whole_frames()
         self._changes.notify()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        del error
+        self.ended = self._loop.time()
+        self._changes.notify()
+
+    async def lost(self) -> None:
+        """Wait until the connection is gone."""
+        await self._changes.until(lambda: self.ended is not None)
 
     def _whole_frames(self) -> Iterator[Frame]:
         while (end := self.raw.find(b"\r\n\r\n", self._cut)) >= 0:

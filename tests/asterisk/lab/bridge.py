@@ -30,12 +30,15 @@ class Bridge:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
         self.lines: list[str] = []
+        self.times: list[float] = []
+        """When each line came, on the event loop's clock."""
         self._changes = Changes()
 
     async def read(self) -> None:
         assert self.process.stderr is not None
         async for line in self.process.stderr:
             self.lines.append(line.decode())
+            self.times.append(asyncio.get_running_loop().time())
             self._changes.notify()
         self._changes.notify()
 
@@ -48,21 +51,23 @@ class Bridge:
         assert self.count(event) >= times, "".join(self.lines)
 
 
-def configured(folder: Path) -> Path:
+def configured(
+    folder: Path, *, ami: tuple[str, int] = AMI, crm: tuple[str, int] = CRM, http: tuple[str, int] = HTTP
+) -> Path:
     """The settings of a bridge in the lab, its state in this folder."""
     config = folder / "config.toml"
     config.write_text(
         f"""
         [crm]
-        url = "http://{CRM[0]}:{CRM[1]}/webservice.php"
+        url = "http://{crm[0]}:{crm[1]}/webservice.php"
         client_id = 10
         [ami]
-        host = "{AMI[0]}"
-        port = {AMI[1]}
+        host = "{ami[0]}"
+        port = {ami[1]}
         username = "{USER}"
         secret = "{SECRET}"
         [http]
-        listen = "{HTTP[0]}:{HTTP[1]}"
+        listen = "{http[0]}:{http[1]}"
         username = "crm"
         password = "{PASSWORD}"
         [store]
@@ -76,9 +81,16 @@ def configured(folder: Path) -> Path:
 
 
 @asynccontextmanager
-async def bridge(network: Network, folder: Path) -> AsyncIterator[Bridge]:
+async def bridge(
+    network: Network,
+    folder: Path,
+    *,
+    ami: tuple[str, int] = AMI,
+    crm: tuple[str, int] = CRM,
+    http: tuple[str, int] = HTTP,
+) -> AsyncIterator[Bridge]:
     """The bridge, connected and listening; ended as systemd would."""
-    config = configured(folder)
+    config = configured(folder, ami=ami, crm=crm, http=http)
     process = await asyncio.create_subprocess_exec(
         *network.command(COMMAND, "run", "--config", str(config)),
         stdin=asyncio.subprocess.DEVNULL,

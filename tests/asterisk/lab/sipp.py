@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -28,6 +29,10 @@ class Sipp:
         output, _ = await self._process.communicate()
         if self._process.returncode != 0:
             raise SippFailedError(output.decode(errors="replace")[-2000:])
+
+    def begin_no_more(self) -> None:
+        """Place no more calls; those that go on go on to their end. `done` is still to be awaited."""
+        self._process.send_signal(signal.SIGUSR1)
 
 
 @asynccontextmanager

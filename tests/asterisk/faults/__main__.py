@@ -1,0 +1,116 @@
+"""`make faults`: chosen with ARGS, such as `make faults ARGS='--only ami --seed 3'`.
+
+Prints a table for each part; ends with 1 if a promise was broken, with all that was broken in words.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.table import Table
+from tests.asterisk.faults.cuts import cuts
+from tests.asterisk.faults.kills import kills
+from tests.asterisk.faults.restarts import restarts
+from tests.asterisk.lab import pbx as lab_pbx
+from tests.asterisk.lab.network import Network
+from tests.asterisk.lab.pbx import Pbx
+from tests.asterisk.lab.rootfs import RECIPES, root_filesystem
+
+WIDTH = 200
+
+
+class Result(Protocol):
+    """What each part gives."""
+
+    @property
+    def broken(self) -> list[str]: ...
+
+    def rows(self) -> list[dict[str, object]]: ...
+
+
+Part = Callable[[Pbx, Path, argparse.Namespace], Coroutine[Any, Any, Result]]
+
+LIVE: dict[str, list[tuple[str, Part]]] = {
+    "kills": [
+        (
+            "The bridge is killed",
+            lambda pbx, folder, a: kills(pbx, folder, per_s=a.per_s, seconds=a.seconds, times=a.kills, seed=a.seed),
+        )
+    ],
+    "ami": [
+        (
+            "The connection to Asterisk is cut, frozen, slowed to a trickle",
+            lambda pbx, folder, a: cuts(
+                pbx, folder, per_s=a.per_s, times=a.cuts, bridges=min(a.bridges, a.cuts), seed=a.seed
+            ),
+        ),
+        (
+            "Asterisk is restarted",
+            lambda pbx, folder, a: restarts(pbx, folder, per_s=a.per_s, times=a.restarts, seed=a.seed),
+        ),
+    ],
+}
+"""Parts that need a live Asterisk."""
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="make faults", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--only", action="append", choices=[*LIVE], help="this part; may be given again")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--version", choices=sorted(RECIPES), default="22", help="Asterisk's")
+    parser.add_argument("--per-s", type=float, default=5, help="calls each second")
+    parser.add_argument("--seconds", type=float, default=180, help="kills: how long calls come in")
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--cuts", type=int, default=100, help="ami: cuts, freezes and trickles in all")
+    parser.add_argument("--bridges", type=int, default=5, help="ami: among so many bridges")
+    parser.add_argument("--restarts", type=int, default=5, help="ami: of Asterisk")
+    return parser.parse_args()
+
+
+def _live(chosen: argparse.Namespace, say: Callable[[str, Result], None]) -> None:
+    parts = [part for name in LIVE if not chosen.only or name in chosen.only for part in LIVE[name]]
+    if not parts:
+        return
+    with (
+        root_filesystem(chosen.version) as root,
+        Network() as network,
+        lab_pbx.running(chosen.version, root, network) as where,
+    ):
+        about = f"Asterisk {where.release()}, {chosen.per_s:g} calls/s, seed {chosen.seed}"
+        for title, part in parts:
+            with TemporaryDirectory(prefix="crmbridge-faults-") as folder:
+                say(f"{title} ({about})", asyncio.run(part(where, Path(folder), chosen)))
+
+
+def main() -> int:
+    chosen = _arguments()
+    console = Console(width=None if sys.stdout.isatty() else WIDTH, soft_wrap=True)
+    broken: list[str] = []
+
+    def say(title: str, result: Result) -> None:
+        table = Table(*result.rows()[0], title=title, title_justify="left", show_edge=False)
+        for row in result.rows():
+            table.add_row(*map(str, row.values()))
+        console.print(table)
+        for note in getattr(result, "notes", list)():
+            console.print(note, highlight=False)
+        for one in result.broken:
+            console.print(f"BROKEN {one}", markup=False, highlight=False)
+        broken.extend(result.broken)
+
+    _live(chosen, say)
+    console.print(f"{len(broken)} promises broken" if broken else "all promises kept")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
