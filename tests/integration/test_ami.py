@@ -200,6 +200,29 @@ async def test_the_list_of_channels_comes_before_what_happened_since_the_login()
         assert names == ["CoreShowChannelsComplete", "Newchannel", "Newchannel", "Newchannel"]
 
 
+async def test_who_logs_on_to_a_phone_makes_us_ask_for_the_phones_anew() -> None:
+    """FreePBX says so by a UserEvent; the channels are no others for it."""
+    asked: list[tuple[bytes, bytes]] = []
+
+    async def logs_on(actions: Actions, writer: asyncio.StreamWriter) -> None:
+        await logged_in(actions, writer)
+        async for action in actions:
+            asked.append((action[b"Action"], action[b"ActionID"]))
+            if action[b"Action"] == b"CoreShowChannels":
+                writer.write(b"Event: UserEvent\r\nUserEvent: Advert\r\n\r\n")
+                writer.write(b"Event: UserEvent\r\nUserEvent: UserDeviceAdded\r\nData: 105\\,9105\r\n\r\n")
+            elif len(asked) == 6:
+                writer.write(b"Event: Newchannel\r\nUniqueid: 1.1\r\n\r\n")
+
+    events = Events()
+    async with asterisk(logs_on) as port, session(port, events):
+        await events.wait_for("Newchannel")
+    names = [name for name, _ in asked]
+    phones = [b"ExtensionStateList", b"DBGetTree"]
+    assert names == [*phones, b"BridgeList", b"CoreShowChannels", *phones]
+    assert len({action_id for _, action_id in asked}) == 6, "no list must be taken for the rest of another"
+
+
 async def test_without_a_list_of_channels_events_are_handed_on_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ami_module, "LIST_WAIT_S", 0.05)
 

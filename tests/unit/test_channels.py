@@ -101,6 +101,29 @@ def test_hints_stand_below_the_settings_and_above_the_pattern() -> None:
     assert known.extension(parse_name("PJSIP/bob-1")) is None
 
 
+def test_freepbx_s_devices_stand_below_the_hints() -> None:
+    known = endpoints()
+    known.replace_devices(
+        {
+            "/DEVICE/9105/dial": "PJSIP/9105",
+            "/DEVICE/9105/user": "777",
+            "/DEVICE/9106/dial": "PJSIP/9106",
+            "/DEVICE/9106/user": "none",  # nobody is logged on there
+            "/DEVICE/9107/dial": "PJSIP/9107",
+            "/DEVICE/9107/user": "778",
+            "/DEVICE/gate/dial": "Local/1@gate",
+            "/DEVICE/gate/user": "779",
+            "/DEVICE/lost/user": "779",
+            "/DEVICE/9105/type": "adhoc",
+        }
+    )
+    known.replace_hints({"PJSIP/9107": "779"})
+    whose = {peer: known.extension(parse_name(f"PJSIP/{peer}-1")) for peer in ("9105", "9106", "9107", "lost")}
+    assert whose == {"9105": "777", "9106": None, "9107": "779", "lost": None}
+    known.replace_devices({})
+    assert known.extension(parse_name("PJSIP/9105-1")) is None
+
+
 def test_trunks_are_compared_whole() -> None:
     known = endpoints()
     assert known.is_trunk(parse_name("PJSIP/megafon-1"))

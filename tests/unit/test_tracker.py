@@ -334,6 +334,19 @@ def test_phones_are_known_by_the_pbx_s_hints() -> None:
     assert told(run(tracker, another_call())) == list(trace.expected), "a change is taken at once"
 
 
+def test_phones_are_known_by_freepbx_s_devices() -> None:
+    trace = find("01_did_to_ext_answered")
+    raw = trace.raw.replace(b"PJSIP/777", b"PJSIP/9777").replace(b"CallerIDNum: 777", b"CallerIDNum: <unknown>")
+    entries = [
+        {"Event": "DBGetTreeResponse", "ActionID": "1", "Key": f"/DEVICE/9777/{field}", "Val": value}
+        for field, value in (("dial", "PJSIP/9777"), ("user", "777"))
+    ]
+    end = {"Event": "DBGetTreeComplete", "ActionID": "1", "ListItems": "2"}
+    cut_off = run(tracker_for(trace), [entries[0], end, *frames(raw)])
+    assert cut_off == []
+    assert told(run(tracker_for(trace), [*entries, end, *frames(raw)])) == list(trace.expected)
+
+
 def test_who_waits_together_in_parking_does_not_talk_after_a_reconnect() -> None:
     bridge = {"Event": "BridgeListItem", "BridgeUniqueid": "b-1", "BridgeTechnology": "holding_bridge"}
     caller = {

@@ -84,6 +84,7 @@ class Endpoints:
         self._trunks = set(trunks)
         self._named = dict(endpoints or {})
         self._hinted: dict[str, str] = {}
+        self._devices: dict[str, str] = {}
         self._inbound = re.compile("|".join(translate(pattern) for pattern in inbound_contexts) or "(?!)")
 
     def extension(self, name: ChannelName, *, caller_id_num: str = "") -> str | None:
@@ -95,10 +96,9 @@ class Endpoints:
         """
         if name.technology == LOCAL or name.carrier or name.endpoint in self._trunks:
             return None
-        if name.endpoint in self._named:
-            return self._named[name.endpoint]
-        if name.endpoint in self._hinted:
-            return self._hinted[name.endpoint]
+        for known in (self._named, self._hinted, self._devices):
+            if name.endpoint in known:
+                return known[name.endpoint]
         if self._extension.fullmatch(name.peer):
             return name.peer
         if caller_id_num and self._extension.fullmatch(caller_id_num):
@@ -123,6 +123,19 @@ class Endpoints:
     def replace_hints(self, hints: Mapping[str, str]) -> None:
         """Take over the PBX's whole map, without what stood there before."""
         self._hinted = dict(hints)
+
+    def replace_devices(self, entries: Mapping[str, str]) -> None:
+        """Take over FreePBX's devices, as they stand in Asterisk's database (family `DEVICE`), by key.
+
+        `/DEVICE/9105/dial` is `PJSIP/9105`, `/DEVICE/9105/user` is `105`, who is logged on there, or `none`. What
+        `AMPUSER/105/device` says is the same the other way round (FreePBX core, agi-bin/user_login_out.agi).
+        """
+        self._devices = {}
+        for key, user in entries.items():
+            device, _, field = key.rpartition("/")
+            dial = entries.get(f"{device}/dial", "")
+            if field == "user" and _PHONE.fullmatch(dial) and self._extension.fullmatch(user):
+                self._devices[dial] = user
 
     def is_trunk(self, name: ChannelName) -> bool:
         """Whether this endpoint is a trunk, as configured or as learned."""

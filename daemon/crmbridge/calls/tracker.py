@@ -60,6 +60,7 @@ class Tracker:
         self._channels = Listing("Uniqueid")
         self._before: dict[str, Inbound] = {}
         self._hints = Listing("Exten", "Context")
+        self._devices = Listing("Key")
         self._strangers: set[str] = set()
         self._new_strangers: list[tuple[str, str]] = []
 
@@ -292,7 +293,8 @@ class Tracker:
         if root is not None and root is not leg:
             leg.parent = root.uniqueid
 
-    # The PBX's own map of phones: ExtensionStatus for each hint (those of a list have its ActionID), then the end
+    # The PBX's own map of phones: ExtensionStatus for each hint (those of a list have its ActionID), then the end;
+    # and FreePBX's devices
 
     def _hint(self, event: Headers) -> None:
         if "ActionID" in event:
@@ -309,6 +311,14 @@ class Tracker:
             self._endpoints.replace_hints(hints)
         else:
             self._endpoints.learn_hints(hints)
+
+    def _device(self, event: Headers) -> None:
+        self._devices.add(event)
+
+    def _devices_complete(self, event: Headers) -> None:
+        listed, whole = self._devices.complete(event)
+        if whole:
+            self._endpoints.replace_devices({item.get("Key", ""): item.get("Val", "") for item in listed})
 
     # What the events mean
 
@@ -389,6 +399,8 @@ class Tracker:
         "BridgeLeave": _bridge_leave,
         "ExtensionStatus": _hint,
         "ExtensionStateListComplete": _hints_complete,
+        "DBGetTreeResponse": _device,
+        "DBGetTreeComplete": _devices_complete,
         "BridgeListItem": _snapshot_bridge,
         "CoreShowChannel": _snapshot_channel,
         "CoreShowChannelsComplete": _snapshot_complete,

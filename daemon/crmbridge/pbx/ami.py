@@ -13,10 +13,11 @@ import asyncio
 import hashlib
 import random
 import ssl
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any, cast
 
 import structlog
@@ -29,7 +30,12 @@ from crmbridge.pbx.wire import Frame, FrameReader
 
 log = structlog.get_logger("crmbridge.ami")
 
-_LISTS = ("ExtensionStateList", "BridgeList", "CoreShowChannels")
+_PHONES: tuple[Action, ...] = ({"Action": "ExtensionStateList"}, {"Action": "DBGetTree", "Family": "DEVICE"})
+"""Hints, and FreePBX's devices; older Asterisks than 16.28 and 18.14 have no DBGetTree: there the hints do."""
+_LISTS: tuple[Action, ...] = (*_PHONES, {"Action": "BridgeList"}, {"Action": "CoreShowChannels"})
+_PHONES_CHANGED = frozenset({"UserDeviceAdded", "UserDeviceRemoved"})
+"""Somebody has logged on to a phone or off: FreePBX has changed the hints, and says so by a UserEvent (its core's
+agi-bin/user_login_out.agi); Asterisk itself says nothing."""
 _LAST = "CoreShowChannelsComplete"
 _OF_LIST = "resync-"
 """How the ActionIDs of these begin, and so those of all events that answer them."""
@@ -146,10 +152,11 @@ class Ami:
         """
         self._host, self._port = host, port
         self._username, self._secret = username, secret
-        self._wanted = frozenset(wanted) | {"FullyBooted", "Reload", "Shutdown", _LAST}
+        self._wanted = frozenset(wanted) | {"FullyBooted", "Reload", "Shutdown", "UserEvent", _LAST}
         self._deliver = on_frame
         self._tls = tls
         self._protocol: _Protocol | None = None
+        self._asked = count(1)
         self._booted = asyncio.Event()
         self._ready = asyncio.Event()
         self._held: list[tuple[Frame, datetime]] | None = []
@@ -262,10 +269,16 @@ class Ami:
             )
 
     def resync(self) -> None:
-        """Ask for all hints, bridges and channels. The answers come as events, in order with all others."""
-        if self._protocol is not None:
-            for name in _LISTS:
-                self._protocol.transport.write(_encode({"Action": name, "ActionID": _OF_LIST + name}))
+        """Ask for all phones, bridges and channels. The answers come as events, in order with all others."""
+        self._ask_for(_LISTS)
+
+    def _ask_for(self, lists: Iterable[Action]) -> None:
+        if self._protocol is None:
+            return
+        for action in lists:
+            # Another ActionID each time: what was cut off must not be taken for the beginning of the next list.
+            action_id = f"{_OF_LIST}{next(self._asked)}-{action['Action']}"
+            self._protocol.transport.write(_encode({**action, "ActionID": action_id}))
 
     async def _keep_alive(self, protocol: _Protocol) -> None:
         """A connection that looks open may be dead: ask, and end it where no answer comes."""
@@ -304,14 +317,16 @@ class Ami:
         elif event == "Reload" and self._ready.is_set():
             log.info("ami.asterisk_reloaded", module=frame.get("Module"))
             self.resync()  # hints may be others now
+        elif event == "UserEvent" and frame.get("UserEvent") in _PHONES_CHANGED:
+            self._ask_for(_PHONES)
         elif event == "Shutdown":
             log.info("ami.asterisk_stops", restart=frame.get("Restart"))
         if event is not None:
             self._hand_on(frame, datetime.now(UTC))
         elif frame.get("Response") == "Error" and frame.get("ActionID", "").startswith(_OF_LIST):
-            log.warning(
-                "ami.list_refused", action=frame["ActionID"].removeprefix(_OF_LIST), reason=frame.get("Message")
-            )
+            action = frame["ActionID"].rpartition("-")[2]
+            if action != "DBGetTree":  # an old Asterisk has none, and not every PBX is a FreePBX
+                log.warning("ami.list_refused", action=action, reason=frame.get("Message"))
 
     def _hand_on(self, frame: Frame, at: datetime) -> None:
         """After a login the list of all channels comes first, then what happened since: the list is newer than that."""

@@ -59,6 +59,8 @@ FREEPBX = Office(
         **{number: Desk(number, f"127.0.2.{number}") for number in ("101", "102", "103", "106")},
         # The browser's phone of 106: only the PBX's hint says whose it is
         "99106": Desk("106", "127.0.2.116"),
+        # The device that 105 logs on to
+        "9105": Desk("105", "127.0.2.115"),
     },
     trunk="127.0.2.2",
     extensions_regex=r"^1\d\d$",

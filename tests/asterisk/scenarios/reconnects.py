@@ -7,6 +7,8 @@ as if nothing had been heard before it.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from tests.asterisk.lab.ami import Frame
 from tests.asterisk.lab.office import CHAN_SIP, FREEPBX
@@ -14,7 +16,12 @@ from tests.asterisk.lab.phone import NO_ANSWER, RING_S, Call, Plan
 from tests.asterisk.lab.stage import Stage, rings, scenario, talks
 
 PICK_UP = Plan(ring=None, after_s=0)
-LISTS = ("ExtensionStateList", "BridgeList", "CoreShowChannels")
+LISTS: dict[str, dict[str, str]] = {
+    "ExtensionStateList": {},
+    "DBGetTree": {"Family": "DEVICE"},
+    "BridgeList": {},
+    "CoreShowChannels": {},
+}
 
 
 async def _reconnected(stage: Stage) -> None:
@@ -23,9 +30,10 @@ async def _reconnected(stage: Stage) -> None:
     def last(frame: Frame) -> bool:
         return frame.get("Event") == f"{action}Complete"
 
-    for action in LISTS:
-        await stage.ami.action(action)
-        await stage.ami.until(last)
+    for action, headers in LISTS.items():
+        answer = await stage.ami.action(action, **headers)
+        if answer["Response"] == "Success":  # older Asterisks have no DBGetTree
+            await stage.ami.until(last)
 
 
 async def _while_ringing(stage: Stage, did: str, extensions: tuple[str, ...], answers: str) -> None:
@@ -264,3 +272,58 @@ async def listed_freepbx_own_pickup(stage: Stage) -> None:
     await _reconnected(stage)
     await asyncio.sleep(RING_S)
     await caller.hang_up()
+
+
+@asynccontextmanager
+async def _logged_on(stage: Stage, user: str, device: str, *, hint: bool) -> AsyncIterator[None]:
+    """Somebody is logged on to a phone, as FreePBX does it (its core's agi-bin/user_login_out.agi)."""
+    entries = {
+        ("DEVICE", f"{device}/dial"): f"PJSIP/{device}",
+        ("DEVICE", f"{device}/user"): user,
+        ("AMPUSER", f"{user}/device"): device,
+    }
+    for (family, key), value in entries.items():
+        await stage.manage("DBPut", Family=family, Key=key, Val=value)
+    if hint:
+        await stage.manage(
+            "Command", Command=f"dialplan add extension {user},hint,PJSIP/{device} into ext-local replace"
+        )
+    await stage.manage("UserEvent", UserEvent="UserDeviceAdded", Data=f"{user}\\,{device}")
+    await stage.ami.until(lambda frame: frame.get("UserEvent") == "UserDeviceAdded")
+    await _reconnected(stage)
+    try:
+        yield
+    finally:
+        if hint:
+            await stage.manage("Command", Command=f"dialplan remove extension {user}@ext-local hint")
+        for family, key in entries:
+            await stage.manage("DBDel", Family=family, Key=key)
+
+
+async def _call_105_at_9105(stage: Stage, *, hint: bool) -> None:
+    stage.phone("9105").plan = Plan(after_s=0.6)
+    async with _logged_on(stage, "105", "9105", hint=hint):
+        caller = stage.outside("0723457105")
+        await stage.talk(caller, await stage.phone("9105").called(), for_s=RING_S)
+        await caller.hang_up()
+
+
+@scenario(
+    "FreePBX: 105 logs on to device 9105, which rings for 105 and answers",
+    expected=(rings("105"), talks("105")),
+    office=FREEPBX,
+    notes="the hint that FreePBX writes when somebody logs on tells whose phone it is",
+)
+async def listed_freepbx_log_on(stage: Stage) -> None:
+    await _call_105_at_9105(stage, hint=True)
+
+
+@scenario(
+    "FreePBX without hints: 105 logs on to device 9105, which rings for 105 and answers",
+    expected=(rings("105"), talks("105")),
+    office=FREEPBX,
+    versions=("22",),
+    notes="FreePBX's own entries in Asterisk's database tell whose phone it is; Asterisk 16.16 can't list them",
+)
+async def listed_freepbx_log_on_without_hint(stage: Stage) -> None:
+    await _call_105_at_9105(stage, hint=False)
