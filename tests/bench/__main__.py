@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -34,7 +35,9 @@ PIECE = 16 * 1024
 
 def recorded() -> bytes:
     """All recorded calls one after another, some MB."""
-    return b"".join(frame for trace in shipped() for _, frame in trace.frames()) * COPIES
+    once = b"".join(frame for trace in shipped() for _, frame in trace.frames())
+    ids = re.compile(rb"(?<=(?:niqueid|inkedid): )")
+    return b"".join(ids.sub(b"%d-" % copy, once) for copy in range(COPIES))
 
 
 def pieces(raw: bytes) -> list[bytes]:
@@ -107,4 +110,5 @@ async def main() -> None:
     console.print(f"Python {platform.python_version()}, {platform.machine()}, median of {ROUNDS} rounds in turns")
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from itertools import count, pairwise
@@ -20,7 +20,9 @@ from crmbridge.calls.phases import Phase
 from crmbridge.calls.tracker import Tracker
 from crmbridge.config import PbxSettings
 from crmbridge.demo.traces import Told, Trace, shipped
-from crmbridge.pbx.wire import Frame, FrameReader
+from crmbridge.pbx.wire import FrameReader
+
+Frame = dict[str, str]
 
 AT = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 NUMBERS = Numbers(region="IL", form="national", anonymous="anonymous")
@@ -50,10 +52,10 @@ def tracker_for(
 
 
 def frames(raw: bytes) -> list[Frame]:
-    return FrameReader().feed(raw)
+    return [dict(frame) for frame in FrameReader().feed(raw)]
 
 
-def run(tracker: Tracker, events: list[Frame]) -> list[CallEvent]:
+def run(tracker: Tracker, events: Iterable[Mapping[str, str]]) -> list[CallEvent]:
     return [told for event in events for told in tracker.handle(event, AT)]
 
 

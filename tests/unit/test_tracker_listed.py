@@ -7,16 +7,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from tests.unit.test_tracker import AT, run, told, tracker_for
+from tests.unit.test_tracker import AT, Frame, frames, run, told, tracker_for
 
 from crmbridge.demo.traces import Trace, read
-from crmbridge.pbx.wire import Frame, FrameReader
 
 LIST = frozenset({"ExtensionStatus", "ExtensionStateListComplete", "BridgeListItem", "CoreShowChannel"})
-
-
-def _events(trace: Trace) -> list[Frame]:
-    return FrameReader().feed(trace.raw)
 
 
 def _listed(events: list[Frame]) -> int | None:
@@ -34,7 +29,7 @@ def listed() -> dict[str, Trace]:
 def test_from_the_list_on(name: str, *, trunks: bool) -> None:
     """What still rings or talks in the list is told, and what comes after it; nothing else, nothing twice."""
     trace = listed()[name]
-    events = _events(trace)
+    events = frames(trace.raw)
     begins = _listed(events)
     assert begins is not None
     there = {one["Uniqueid"] for one in events if one.get("Event") == "CoreShowChannel"}
@@ -54,7 +49,7 @@ def test_from_the_list_on(name: str, *, trunks: bool) -> None:
 def test_from_the_list_on_with_every_event_twice(name: str) -> None:
     """The end of a list that comes twice is not the end of a second list, in which there is no call."""
     trace = listed()[name]
-    events = _events(trace)
+    events = frames(trace.raw)
     assert trace.right(told(run(tracker_for(trace), [event for event in events for _ in range(2)])))
     begins = _listed(events)
     once, twice = (
@@ -67,7 +62,7 @@ def test_from_the_list_on_with_every_event_twice(name: str) -> None:
 def test_a_list_that_lacks_a_channel(name: str) -> None:
     """The call of the channel that is not in it goes on."""
     trace = listed()[name]
-    events = _events(trace)
+    events = frames(trace.raw)
     for lacking in [at for at, event in enumerate(events) if event.get("Event") == "CoreShowChannel"]:
         tracker = tracker_for(trace)
         result = told(run(tracker, events[:lacking] + events[lacking + 1 :]))
@@ -79,7 +74,7 @@ def test_a_list_that_lacks_a_channel(name: str) -> None:
 def test_a_list_that_was_cut_off_leaves_nothing_behind(name: str) -> None:
     """The connection ended in the middle of a list; when the next is asked for, all calls are over."""
     trace = listed()[name]
-    events = _events(trace)
+    events = frames(trace.raw)
     for cut in [at for at, event in enumerate(events) if event.get("Event") in LIST]:
         tracker = tracker_for(trace)
         run(tracker, events[: cut + 1])

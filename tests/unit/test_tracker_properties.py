@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
@@ -17,7 +18,9 @@ from crmbridge.calls.clients import Clients
 from crmbridge.calls.events import CallEvent, Kind
 from crmbridge.calls.tracker import Tracker
 from crmbridge.demo.traces import shipped
-from crmbridge.pbx.wire import Frame, FrameReader
+from crmbridge.pbx.wire import FrameReader
+
+Frame = dict[str, str]
 
 AT = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 EXTENSIONS = ["777", "778", "779"]
@@ -375,5 +378,5 @@ def test_a_thousand_calls_at_once_give_a_thousand_times_what_one_gives() -> None
     assert len(tracker) == 0
 
 
-def _as_copy(frame: Frame, number: int) -> Frame:
+def _as_copy(frame: Mapping[str, str], number: int) -> Frame:
     return {key: f"{number}-{value}" if key.endswith(("niqueid", "inkedid")) else value for key, value in frame.items()}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crmbridge.pbx.wire import LONGEST_FRAME, FrameReader
+from crmbridge.pbx.wire import LONGEST_FRAME, Frame, FrameReader
 
 STREAM = (
     "Asterisk Call Manager/11.0.0\r\n"
@@ -20,7 +20,7 @@ STREAM = (
 ).encode()
 
 
-def whole() -> list[dict[str, str]]:
+def whole() -> list[Frame]:
     return FrameReader().feed(STREAM)
 
 

@@ -54,7 +54,7 @@ class SimulatedPbx:
         self._click = click
         self._writers: set[asyncio.StreamWriter] = set()
         self._handlers: set[asyncio.Task[None]] = set()
-        self._channels: dict[str, Frame] = {}
+        self._channels: dict[str, dict[str, str]] = {}
         self._ids = count(1)
         self._server: asyncio.Server | None = None
         self._logged_in = asyncio.Event()

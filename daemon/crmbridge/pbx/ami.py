@@ -109,7 +109,7 @@ class _Protocol(AMIProtocol):  # type: ignore[misc]  # panoramisk has no types
     def data_received(self, data: bytes) -> None:
         for frame in self._reader.feed(data):
             if frame.get("ActionID") in self.responses:
-                self.handle_message(Message(frame))
+                self.handle_message(Message(dict(frame)))
             else:
                 self._on_frame(frame)
 

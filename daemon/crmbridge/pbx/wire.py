@@ -6,11 +6,13 @@ all: most of what a PBX sends is nobody's concern here. Nothing that comes in ma
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
+from typing import TypeVar, overload
 
-Frame = dict[str, str]
-"""A frame's headers by name, as Asterisk writes them. Of a repeated header the first stands: what is appended by
-whoever could smuggle a line into a value must not replace what Asterisk wrote before it."""
+T = TypeVar("T")
+
+Frame = Mapping[str, str]
+"""A frame's headers by name, as Asterisk writes them."""
 
 LONGEST_FRAME = 256 * 1024
 """Bytes. Asterisk builds events without a limit, the longest seen is a few kB; beyond this it is no AMI."""
@@ -18,6 +20,72 @@ LONGEST_FRAME = 256 * 1024
 _EVENT = b"Event: "
 _END = b"\r\n\r\n"
 _BANNER = b"Asterisk Call Manager/"
+
+
+class _Frame(Mapping[str, str]):
+    """A frame as it came, whose headers are found when they are asked for.
+
+    Of a repeated header the first stands: what is appended by whoever could smuggle a line into a value must not
+    replace what Asterisk wrote before it.
+
+    An event has some twenty headers, and whoever follows calls asks for about four of them: cutting all of them out
+    took two thirds of the whole intake's time (`make bench`).
+    """
+
+    __slots__ = ("_all", "_text")
+
+    def __init__(self, text: str) -> None:
+        """`text`: the lines of the frame, with a line end before the first and after the last."""
+        self._text = text
+        self._all: dict[str, str] | None = None
+
+    @overload
+    def get(self, name: str, /) -> str | None: ...
+    @overload
+    def get(self, name: str, default: str | T, /) -> str | T: ...
+    def get(self, name: str, default: object = None, /) -> object:
+        """The header's value, without the space that follows its colon."""
+        text, needle = self._text, _NEEDLES[name]
+        at = text.find(needle)
+        if at < 0:
+            return default
+        at += len(needle)
+        return text[at + text.startswith(" ", at) : text.find("\r\n", at)]
+
+    def __getitem__(self, name: str) -> str:
+        value = self.get(name)
+        if value is None:
+            raise KeyError(name)
+        return value
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and _NEEDLES[name] in self._text
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._headers())
+
+    def __len__(self) -> int:
+        return len(self._headers())
+
+    def __repr__(self) -> str:
+        return repr(self._headers())
+
+    def _headers(self) -> dict[str, str]:
+        if self._all is None:
+            names = [line.partition(":")[0] for line in self._text.split("\r\n") if ":" in line]
+            self._all = {name: self[name] for name in names}
+        return self._all
+
+
+class _Needles(dict[str, str]):
+    """What a header's name looks like in a frame's text. Who asks for headers is our own code: some dozens of names."""
+
+    def __missing__(self, name: str) -> str:
+        needle = self[name] = f"\r\n{name}:"
+        return needle
+
+
+_NEEDLES = _Needles()
 
 
 class FrameReader:
@@ -48,7 +116,7 @@ class FrameReader:
         for chunk in chunks:
             if len(chunk) > LONGEST_FRAME:
                 self.overlong += 1
-            elif self._is_wanted(chunk) and (frame := self._parse(chunk)):
+            elif self._is_wanted(chunk) and (frame := self._frame(chunk)) is not None:
                 frames.append(frame)
         if self._skipping or len(self._rest) > LONGEST_FRAME:
             self.overlong += not self._skipping
@@ -63,19 +131,17 @@ class FrameReader:
         name = chunk[len(_EVENT) : end] if end >= 0 else chunk[len(_EVENT) :]
         return name in self._wanted
 
-    def _parse(self, chunk: bytes) -> Frame:
+    def _frame(self, chunk: bytes) -> Frame | None:
         try:
             text = chunk.decode()
         except UnicodeDecodeError:
             text = chunk.decode(self._fallback, "replace")
-        frame: Frame = {}
-        for line in text.split("\r\n"):
-            name, colon, value = line.partition(":")
-            if colon and name not in frame:
-                frame[name] = value[1:] if value.startswith(" ") else value
-            elif not colon and self.version is None and chunk.startswith(_BANNER):
-                self.version = name.removeprefix(_BANNER.decode()).strip()
+        if self.version is None and chunk.startswith(_BANNER):
+            self.version = text.partition("\r\n")[0].removeprefix(_BANNER.decode()).strip()
+        if ":" not in text:
+            return None
+        frame = _Frame(f"\r\n{text}\r\n")
         # Asterisk sometimes ends a frame with one empty line too many, so an event may begin with one.
         if self._wanted is not None and frame.get("Event", "").encode() not in self._wanted and "Response" not in frame:
-            return {}
+            return None
         return frame
