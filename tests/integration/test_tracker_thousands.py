@@ -10,7 +10,5 @@ class LongerModelPbx(ModelPbx):
     """The same, for longer."""
 
 
-LongerModelPbx.TestCase.settings = settings(
-    max_examples=1500, stateful_step_count=40, deadline=None, derandomize=True, database=None
-)
+LongerModelPbx.TestCase.settings = settings(max_examples=1500, stateful_step_count=40)
 TestThousandsOfCalls = LongerModelPbx.TestCase

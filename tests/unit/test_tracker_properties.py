@@ -344,7 +344,7 @@ class ModelPbx(RuleBasedStateMachine):
         assert not self.tracker._telling._unexplained
 
 
-ModelPbx.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None, derandomize=True)
+ModelPbx.TestCase.settings = settings(max_examples=150, stateful_step_count=30)
 TestModelPbx = ModelPbx.TestCase
 
 
