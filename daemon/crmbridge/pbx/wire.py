@@ -50,7 +50,7 @@ class _Frame(Mapping[str, str]):
         if at < 0:
             return default
         at += len(needle)
-        return text[at + text.startswith(" ", at) : text.find("\r\n", at)]
+        return text[at + (text[at] == " ") : text.find("\r\n", at)]
 
     def __getitem__(self, name: str) -> str:
         value = self.get(name)
@@ -141,7 +141,7 @@ class FrameReader:
         if ":" not in text:
             return None
         frame = _Frame(f"\r\n{text}\r\n")
+        if self._wanted is None or chunk.startswith(_EVENT) or "Response" in frame:
+            return frame
         # Asterisk sometimes ends a frame with one empty line too many, so an event may begin with one.
-        if self._wanted is not None and frame.get("Event", "").encode() not in self._wanted and "Response" not in frame:
-            return None
-        return frame
+        return frame if frame.get("Event", "").encode() in self._wanted else None
