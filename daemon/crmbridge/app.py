@@ -24,7 +24,15 @@ from crmbridge.calls.dialing import Code, Dialing, Result
 from crmbridge.calls.history import History, is_extension, parties
 from crmbridge.calls.numbers import Numbers
 from crmbridge.calls.tracker import Tracker
-from crmbridge.config import ClientSettings, CrmSettings, NumberSettings, PbxSettings, Settings, TellSettings
+from crmbridge.config import (
+    ClientSettings,
+    CrmSettings,
+    HttpSettings,
+    NumberSettings,
+    PbxSettings,
+    Settings,
+    TellSettings,
+)
 from crmbridge.crm.sender import Sender
 from crmbridge.crm.sender import Settings as SenderSettings
 from crmbridge.intake import Frame, Intake
@@ -37,10 +45,11 @@ from crmbridge.store.engine import open_database, sqlite_url
 from crmbridge.store.outbox import Outbox, open_outbox
 from crmbridge.store.outbox_sql import Which
 from crmbridge.store.schema import StoreError
-from crmbridge.web.access import Access
+from crmbridge.web.access import Access, Account
 from crmbridge.web.call_list import CallListing
 from crmbridge.web.dialer import Dialer
 from crmbridge.web.ops import Ops
+from crmbridge.web.parameters import CREDENTIALS
 from crmbridge.web.server import Part, Server
 
 log = structlog.get_logger("crmbridge.app")
@@ -177,14 +186,18 @@ class _Bridge:
             duplicate_window_s=dialer.duplicate_window_s,
         )
         access = Access(
-            allow=http.allow,
+            build_accounts(http, self._settings.crm, self._clients),
             trusted_proxies=http.trusted_proxies,
-            username=http.username,
-            password=http.password.get_secret_value(),
+            credentials_as_parameters=http.credentials_as_parameters,
         )
-        listing = CallListing(by_number=self._calls.by_number, key=self._numbers.same, timezone=self._timezone)
+        listing = CallListing(
+            by_number=self._calls.by_number,
+            key=self._numbers.same,
+            timezone=self._timezone,
+            owns=self._clients.owns,
+        )
         parts: list[Part] = [Dialer(dialing=dialing, originate=self._originate), listing, Ops(self._troubles)]
-        hidden = ("password", "sNumber", "number") if self._settings.log.mask_numbers else ("password",)
+        hidden = CREDENTIALS + (("sNumber", "number") if self._settings.log.mask_numbers else ())
         return Server(listen=listen, access=access, parts=parts, hidden_parameters=hidden)
 
     async def _originate(self, extension: str, number: str, click_id: str) -> Result:
@@ -239,6 +252,18 @@ def build_clients(crm: CrmSettings) -> Clients:
         return Client(one.client_id, frozenset(one.dids), frozenset(one.extensions), frozenset(one.trunks))
 
     return Clients(crm.client_id, map(client, crm.clients))
+
+
+def build_accounts(http: HttpSettings, crm: CrmSettings, clients: Clients) -> list[Account]:
+    """Who may ask for which client: the common credentials for all those that have neither their own nor addresses."""
+    apart = [one for one in crm.clients if one.stands_apart]
+    others = clients.ids - {one.client_id for one in apart} if apart else None
+    accounts = [Account(http.username, http.password.get_secret_value(), http.allow, others)]
+    for one in apart:
+        username, password = one.username or http.username, one.password or http.password
+        allow = http.allow if one.allow is None else one.allow
+        accounts.append(Account(username, password.get_secret_value(), allow, frozenset({one.client_id})))
+    return accounts
 
 
 def build_numbers(numbers: NumberSettings) -> Numbers:

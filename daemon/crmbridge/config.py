@@ -11,7 +11,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -25,6 +25,7 @@ from pydantic import (
     PositiveInt,
     SecretStr,
     ValidationError,
+    model_validator,
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -103,6 +104,22 @@ Text = Annotated[str, BeforeValidator(_text), AfterValidator(_one_line)]
 Id = Annotated[str, BeforeValidator(_text), AfterValidator(_one_line), Field(min_length=1)]
 
 
+def _username(value: str) -> str:
+    if ":" in value:
+        raise ValueError("must hold no colon: HTTP Basic ends the user's name there")
+    return value
+
+
+def _not_empty(value: SecretStr) -> SecretStr:
+    if not value.get_secret_value():
+        raise ValueError("must not be empty")
+    return value
+
+
+Username = Annotated[Id, AfterValidator(_username)]
+Password = Annotated[SecretStr, AfterValidator(_not_empty)]
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -114,6 +131,21 @@ class ClientSettings(Section):
     dids: list[Id] = []
     extensions: list[Id] = []
     trunks: list[Endpoint] = []
+    username: Username | None = None
+    password: Password | None = None
+    allow: list[Network] | None = None
+    """In place of http.allow."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.username is None) != (self.password is None):
+            raise ValueError("username and password go together")
+        return self
+
+    @property
+    def stands_apart(self) -> bool:
+        """Whether it has credentials or addresses of its own."""
+        return self.username is not None or self.allow is not None
 
 
 class CrmSettings(Section):
@@ -180,8 +212,9 @@ class HttpSettings(Section):
     """Our own HTTP endpoint: dialer and call list."""
 
     listen: Annotated[str, AfterValidator(_listen)] = "127.0.0.1:6560"
-    username: Id
-    password: SecretStr
+    username: Username
+    password: Password
+    credentials_as_parameters: bool = False
     allow: list[Network] = ["127.0.0.0/8", "::1/128"]
     trusted_proxies: list[Network] = []
 
@@ -242,6 +275,14 @@ class Settings(BaseSettings):
     cdr: CdrSettings = CdrSettings()
     log: LogSettings = LogSettings()
 
+    @model_validator(mode="after")
+    def _tell_clients_apart(self) -> Self:
+        users = {(one.username, one.client_id) for one in self.crm.clients if one.username is not None}
+        names = [self.http.username, *(name for name, _ in users)]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"crm.clients: username {name!r} is another client's or http.username: each needs its own")
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -301,18 +342,39 @@ def _add_credentials(values: dict[str, Any]) -> None:
         section, dot, key = file.name.partition(".")
         if dot and section in Settings.model_fields:
             try:
-                _section(values, section)[key] = file.read_text(encoding="utf-8").rstrip("\r\n")
+                value = file.read_text(encoding="utf-8").rstrip("\r\n")
             except (OSError, UnicodeDecodeError) as error:
                 raise ConfigError(f"the credential {file.name} can't be read: {error}") from None
+            if file.name.startswith("crm.clients."):
+                _client_credential(values, file.name, value)
+            else:
+                _section(values, section)[key] = value
+
+
+def _client_credential(values: dict[str, Any], name: str, value: str) -> None:
+    """`crm.clients.11.password` is that of the entry with this client_id."""
+    client_id, _, key = name.removeprefix("crm.clients.").rpartition(".")
+    clients = _section(values, "crm").get("clients")
+    entries = [one for one in clients if isinstance(one, dict)] if isinstance(clients, list) else []
+    found = [one for one in entries if str(one.get("client_id")) == client_id]
+    if not found:
+        raise ConfigError(
+            f"the credential {name} is for no client: no entry of crm.clients has client_id {client_id!r}"
+        )
+    for entry in found:
+        entry[key] = value
 
 
 def _mistake(location: tuple[int | str, ...], kind: str, message: str) -> str:
     key = ".".join(str(part) for part in location if part != "[key]")
+    message = message.removeprefix("Value error, ")
+    if not key:
+        return message  # about several sections; it names them
     if kind == "missing":
         return f"{key}: is needed"
     if kind == "extra_forbidden":
         return f"{key}: there is no such setting{_known(location)}"
-    return f"{key}: {message.removeprefix('Value error, ')}"
+    return f"{key}: {message}"
 
 
 def _known(location: tuple[int | str, ...]) -> str:

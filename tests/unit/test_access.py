@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crmbridge.web.access import Access, address, network
+from crmbridge.web.access import Access, Account, Denied, Grant, address, network
 from crmbridge.web.connection import shown_query
 from crmbridge.web.server import host_and_port
 
+ALLOW = ("203.0.113.7/32", "198.51.100.0/24", "2001:db8::/64")
+HERE = address("203.0.113.7")
 
-def access(**other: object) -> Access:
-    values: dict[str, object] = {
-        "allow": ["203.0.113.7/32", "198.51.100.0/24", "2001:db8::/64"],
-        "trusted_proxies": ["127.0.0.1", "10.1.0.0/16", "2001:db8:ff::1"],
-        "username": "crm",
-        "password": "s3cret:שלום",
-    }
-    return Access(**(values | other))  # type: ignore[arg-type]  # a test's table
+
+def access(allow: Sequence[str] = ALLOW, others: Sequence[Account] = ()) -> Access:
+    common = Account("crm", "s3cret:שלום", allow)
+    return Access([common, *others], trusted_proxies=["127.0.0.1", "10.1.0.0/16", "2001:db8:ff::1"])
 
 
 def basic(username: str = "crm", password: str = "s3cret:שלום", scheme: str = "Basic") -> str:
@@ -111,14 +110,13 @@ def test_who_may_connect_at_all() -> None:
 
 @pytest.mark.parametrize("scheme", ["Basic", "basic", "BASIC"])
 def test_the_right_credentials(scheme: str) -> None:
-    assert access().has_credentials([basic(scheme=scheme)])
-    assert access().are_credentials(["crm"], ["s3cret:שלום"])
+    assert access().by_header(HERE, [basic(scheme=scheme)]) == Grant(None)
+    assert access().by_parameters(HERE, ["crm"], ["s3cret:שלום"]) == Grant(None)
 
 
 @pytest.mark.parametrize(
     "headers",
     [
-        [],
         [""],
         ["Basic"],
         ["Basic "],
@@ -143,22 +141,87 @@ def test_the_right_credentials(scheme: str) -> None:
     ],
 )
 def test_wrong_credentials(headers: list[str]) -> None:
-    assert access().has_credentials(headers) is False
+    assert access().by_header(HERE, headers) is Denied.WRONG
+
+
+def test_no_credentials() -> None:
+    assert access().by_header(HERE, []) is access().by_parameters(HERE, [], []) is Denied.NOT_GIVEN
 
 
 @pytest.mark.parametrize(
     ("names", "passwords"),
-    [([], []), (["crm"], []), (["crm", "crm"], ["s3cret:שלום"]), (["crm"], ["\ud800"]), (["crm"], [""])],
+    [(["crm"], []), (["crm", "crm"], ["s3cret:שלום"]), (["crm"], ["\ud800"]), (["crm"], [""])],
 )
 def test_wrong_parameters(names: list[str], passwords: list[str]) -> None:
-    assert access().are_credentials(names, passwords) is False
+    assert access().by_parameters(HERE, names, passwords) is Denied.WRONG
+
+
+ELEVEN = Account("eleven", "its own", ["192.0.2.11"], frozenset({"11"}))
+TWELVE = Account("crm", "s3cret:שלום", ["192.0.2.12"], frozenset({"12"}))
+"""No credentials of its own, but an address."""
+
+
+@pytest.mark.parametrize(
+    ("source", "username", "password", "opened"),
+    [
+        ("203.0.113.7", "crm", "s3cret:שלום", {"10"}),
+        ("192.0.2.11", "eleven", "its own", {"11"}),
+        ("192.0.2.12", "crm", "s3cret:שלום", {"12"}),
+        ("192.0.2.11", "crm", "s3cret:שלום", Denied.ELSEWHERE),
+        ("203.0.113.7", "eleven", "its own", Denied.ELSEWHERE),
+        ("192.0.2.12", "eleven", "its own", Denied.ELSEWHERE),
+        ("192.0.2.11", "eleven", "s3cret:שלום", Denied.WRONG),
+        ("192.0.2.11", "crm", "its own", Denied.WRONG),
+        ("192.0.2.11", "", "", Denied.WRONG),
+    ],
+)
+def test_each_account_opens_what_is_its_own_from_where_it_may(
+    source: str, username: str, password: str, opened: set[str] | Denied
+) -> None:
+    common = Account("crm", "s3cret:שלום", ALLOW, frozenset({"10"}))
+    rules = Access([common, ELEVEN, TWELVE])
+    client = address(source)
+    expected = opened if isinstance(opened, Denied) else Grant(frozenset(opened))
+    assert rules.by_header(client, [basic(username, password)]) == expected
+    assert rules.by_parameters(client, [username], [password]) == expected
+    assert rules.may_ask(client)
+
+
+def test_one_password_at_one_address_may_be_for_several_clients() -> None:
+    rules = Access(
+        [
+            Account("crm", "p", ["192.0.2.1"], frozenset({"10"})),
+            Account("crm", "p", ["192.0.2.0/24"], frozenset({"11"})),
+        ]
+    )
+    assert rules.by_header(address("192.0.2.1"), [basic("crm", "p")]) == Grant(frozenset({"10", "11"}))
+    assert rules.by_header(address("192.0.2.2"), [basic("crm", "p")]) == Grant(frozenset({"11"}))
+
+
+def test_every_account_is_compared_whatever_the_first_ones_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append(len(one))
+        return one == other
+
+    monkeypatch.setattr("hmac.compare_digest", compare)
+    rules = access(others=[ELEVEN, TWELVE])
+    for header in (basic(), basic("eleven", "its own"), basic("nobody", "")):
+        compared.clear()
+        rules.by_header(HERE, [header])
+        assert compared == [32] * 6
+
+
+def test_no_password_shows() -> None:
+    assert "its own" not in repr(ELEVEN)
 
 
 @given(st.text(), st.lists(st.text(), max_size=4), st.lists(st.text(), max_size=2))
 def test_whatever_is_sent(peer: str, forwarded: list[str], authorization: list[str]) -> None:
     rules = access()
     assert not rules.may_ask(rules.client(peer, forwarded)) or address(peer) is not None
-    assert rules.has_credentials(authorization) is False
+    assert not isinstance(rules.by_header(HERE, authorization), Grant)
 
 
 @pytest.mark.parametrize(
@@ -166,17 +229,24 @@ def test_whatever_is_sent(peer: str, forwarded: list[str], authorization: list[s
     [
         ("", ""),
         ("sExt=777&ClientId=10", "sExt=777&ClientId=10"),
-        ("username=crm&password=s3cret", "username=crm&password=***"),
+        ("username=crm&password=s3cret", "username=***&password=***"),
         ("PassWord=s3cret&password=other", "PassWord=***&password=***"),
         ("p%61ssword=s3cret", "p%61ssword=***"),
         ("password%20=s3cret", "password%20=***"),
         ("password=a=b", "password=***"),
-        ("password", "password***"),
+        ("password", "***"),
+        ("password[]=s3cret", "***"),
+        ("sExt=777;password=s3cret&ClientId=10", "***&ClientId=10"),
+        ("sExt=777%26password%3Ds3cret", "***"),
+        ("sExt=777%2526password%253Ds3cret", "***"),
+        ("?username=crm&?password=s3cret", "***&***"),
+        ("/dialer/sodialer.php&username=crm&password=s3cret", "/dialer/sodialer.php&username=***&password=***"),
+        ("/dialer/password=s3cret", "***"),
         ("sNumber=0330%0A04799", "sNumber=0330%0A04799"),
     ],
 )
 def test_what_the_log_shows_of_a_query(raw: str, shown: str) -> None:
-    assert shown_query(raw, {"password"}) == shown
+    assert shown_query(raw, {"username", "password"}) == shown
 
 
 @pytest.mark.parametrize(

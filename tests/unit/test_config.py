@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from crmbridge import config
+from crmbridge.app import build_accounts, build_clients
 from crmbridge.config import ConfigError
 
 GOOD = """
@@ -153,3 +154,71 @@ def test_addresses_that_are_none_for_callbacks(tmp_path: Path, url: str) -> None
 def test_line_breaks_reach_no_protocol(tmp_path: Path) -> None:
     assert "dialer.context" in mistakes(tmp_path, GOOD + '[dialer]\ncontext = "a\\r\\nAction: x"\n')
     assert "ami.username" in mistakes(tmp_path, GOOD.replace('"crmbridge"', '"a\\nb"'))
+
+
+CLIENTS = """
+[[crm.clients]]
+client_id = 11
+extensions = [711]
+username = "eleven"
+password = "eleven-s3cret"
+allow = ["192.0.2.11"]
+[[crm.clients]]
+client_id = 12
+extensions = [712]
+"""
+
+
+def test_a_client_may_have_credentials_and_addresses_of_its_own(tmp_path: Path) -> None:
+    settings = config.load(write(tmp_path, GOOD + CLIENTS))
+    eleven, twelve = settings.crm.clients
+    assert eleven.stands_apart
+    assert not twelve.stands_apart
+    assert "s3cret" not in repr(settings)
+    common, of_eleven = build_accounts(settings.http, settings.crm, build_clients(settings.crm))
+    assert (common.username, common.client_ids, common.allow) == (
+        "crm",
+        frozenset({"10", "12"}),
+        ["127.0.0.0/8", "::1/128"],
+    )
+    assert (of_eleven.username, of_eleven.password) == ("eleven", "eleven-s3cret")
+    assert (of_eleven.client_ids, of_eleven.allow) == (frozenset({"11"}), ["192.0.2.11"])
+
+
+def test_the_common_credentials_are_for_all_who_have_none(tmp_path: Path) -> None:
+    settings = config.load(write(tmp_path, GOOD + CLIENTS.replace("username", "#").replace("password", "#")))
+    common, of_eleven = build_accounts(settings.http, settings.crm, build_clients(settings.crm))
+    assert (of_eleven.username, of_eleven.client_ids, of_eleven.allow) == ("crm", frozenset({"11"}), ["192.0.2.11"])
+    settings = config.load(write(tmp_path, GOOD + "[[crm.clients]]\nclient_id = 11\nextensions = [711]"))
+    (common,) = build_accounts(settings.http, settings.crm, build_clients(settings.crm))
+    assert common.client_ids is None
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (GOOD + CLIENTS.replace("password", "#"), "crm.clients.0: username and password go together"),
+        (GOOD + CLIENTS.replace('"eleven"', '"el:even"'), "crm.clients.0.username: must hold no colon"),
+        (GOOD + CLIENTS.replace('"eleven-s3cret"', '""'), "crm.clients.0.password: must not be empty"),
+        (GOOD + CLIENTS.replace('"eleven"', '"crm"'), "crm.clients: username 'crm' is another client's"),
+        (GOOD + CLIENTS.replace("192.0.2.11", "crm.example"), "crm.clients.0.allow.0: is no address"),
+        (GOOD.replace('"http-s3cret"', '""'), "http.password: must not be empty"),
+    ],
+)
+def test_credentials_that_would_not_work_or_guard_nothing(tmp_path: Path, text: str, says: str) -> None:
+    told = mistakes(tmp_path, text)
+    assert f"\n  {says}" in told
+    assert "s3cret" not in told
+
+
+def test_a_systemd_credential_for_one_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "credentials"
+    folder.mkdir()
+    (folder / "crm.clients.11.password").write_text("from a credential\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+    settings = config.load(write(tmp_path, GOOD + CLIENTS))
+    password = settings.crm.clients[0].password
+    assert password is not None
+    assert password.get_secret_value() == "from a credential"
+    (folder / "crm.clients.99.password").write_text("x")
+    assert "no entry of crm.clients has client_id '99'" in mistakes(tmp_path, GOOD + CLIENTS)

@@ -39,6 +39,10 @@ class Refusal:
     retry_after_s: float = 0.0
 
 
+UNKNOWN_CLIENT = Refusal(Code.UNKNOWN_CLIENT, "no client here has this ClientId")
+"""The same for a client that is none and for one that somebody else's credentials are for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """What became of placing a call: it was placed, or a code says why not."""
@@ -102,7 +106,7 @@ class Dialing:
         that this repeats.
         """
         if client_id not in self._client_ids:
-            return Refusal(Code.UNKNOWN_CLIENT, "no client of this PBX has this ClientId")
+            return UNKNOWN_CLIENT
         if not self._dialable.is_extension(extension) or not self._owns(client_id, extension):
             return Refusal(Code.EXTENSION, "sExt is no extension of this client (pbx.extensions, crm.clients)")
         try:

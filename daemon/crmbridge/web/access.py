@@ -2,6 +2,9 @@
 
 The address is that of the socket. `X-Forwarded-For` counts only where the socket's own address is a trusted proxy's,
 and then the last hop that is not itself a trusted proxy: what stands before that, anybody may have written.
+
+There may be several accounts: those of the settings' `[http]`, and those of single clients of the CRM, which open
+nothing but what is that client's, from addresses of its own.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 Address = IPv4Address | IPv6Address
@@ -23,23 +28,52 @@ _PORT = re.compile(r"\[(?P<six>[^\]]+)\](?::\d+)?|(?P<four>[0-9.]+):\d+", re.ASC
 _MAPPED_BITS = 96
 
 
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A name and a password, from where they are taken, and for whom one may ask with them."""
+
+    username: str
+    password: str = field(repr=False)
+    allow: Sequence[str]
+    """Addresses or networks in CIDR form."""
+    client_ids: frozenset[str] | None = None
+    """Clients of the CRM; None: every one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What somebody who is let in may ask for."""
+
+    client_ids: frozenset[str] | None
+    """Clients of the CRM; None: every one."""
+
+    def is_for(self, client_id: str) -> bool:
+        """Whether they may ask for this client."""
+        return self.client_ids is None or client_id in self.client_ids
+
+
+class Denied(StrEnum):
+    """Why somebody is not let in, for the log: who asks is told the same for all."""
+
+    NOT_GIVEN = "no credentials were sent"
+    WRONG = "wrong user or password"
+    ELSEWHERE = "right user and password, but not from this address"
+
+
 class Access:
     """The rules of one installation."""
 
     def __init__(
         self,
+        accounts: Iterable[Account],
         *,
-        allow: Iterable[str],
-        trusted_proxies: Iterable[str],
-        username: str,
-        password: str,
+        trusted_proxies: Iterable[str] = (),
         credentials_as_parameters: bool = False,
     ) -> None:
-        """`allow`, `trusted_proxies`: addresses or networks in CIDR form. Raises ValueError for one that is none."""
-        self._allow = [network(text) for text in allow]
+        """`trusted_proxies`: addresses or networks in CIDR form. Raises ValueError for one that is none."""
+        self._keys = [_Key(account) for account in accounts]
+        self._allow = [net for key in self._keys for net in key.allow]
         self._proxies = [network(text) for text in trusted_proxies]
-        self._username = _digest(username.encode())
-        self._password = _digest(password.encode())
         self.credentials_as_parameters = credentials_as_parameters
 
     def client(self, peer: str | None, forwarded: Sequence[str]) -> Address | None:
@@ -58,7 +92,7 @@ class Access:
         return found
 
     def may_ask(self, client: Address | None) -> bool:
-        """Whether this address is on the list."""
+        """Whether this address is on a list."""
         return client is not None and _within(client, self._allow)
 
     def may_connect(self, peer: str | None) -> bool:
@@ -66,28 +100,51 @@ class Access:
         found = address(peer or "")
         return found is not None and (found.is_loopback or _within(found, self._allow + self._proxies))
 
-    def has_credentials(self, authorization: Sequence[str]) -> bool:
-        """Whether these Authorization headers (there must be one) hold the right name and password."""
-        if len(authorization) != 1:
-            return False
+    def by_header(self, client: Address | None, authorization: Sequence[str]) -> Grant | Denied:
+        """What the Authorization headers (there must be one) open from this address."""
+        if not authorization:
+            return Denied.NOT_GIVEN
         scheme, _, token = authorization[0].strip().partition(" ")
-        if scheme.lower() != "basic":
-            return False
         try:
             plain = base64.b64decode(token.strip().encode("ascii", "strict"), validate=True)
         except (binascii.Error, UnicodeEncodeError):
-            return False
+            return Denied.WRONG
         username, colon, password = plain.partition(b":")
-        return self._are_right(username, password) and bool(colon)
+        if len(authorization) != 1 or scheme.lower() != "basic" or not colon:
+            return Denied.WRONG
+        return self._grant(client, username, password)
 
-    def are_credentials(self, usernames: Sequence[str], passwords: Sequence[str]) -> bool:
-        """Whether these parameters, one of each, are the right name and password."""
+    def by_parameters(
+        self, client: Address | None, usernames: Sequence[str], passwords: Sequence[str]
+    ) -> Grant | Denied:
+        """What these parameters, one of each, open from this address."""
+        if not (usernames or passwords):
+            return Denied.NOT_GIVEN
         if len(usernames) != 1 or len(passwords) != 1:
-            return False
-        return self._are_right(usernames[0].encode(errors="replace"), passwords[0].encode(errors="replace"))
+            return Denied.WRONG
+        return self._grant(client, usernames[0].encode(errors="replace"), passwords[0].encode(errors="replace"))
 
-    def _are_right(self, username: bytes, password: bytes) -> bool:
-        # Both are compared, always: the time must not tell which one was wrong.
+    def _grant(self, client: Address | None, username: bytes, password: bytes) -> Grant | Denied:
+        # All are compared, always: the time must not tell which one was wrong, or for whom it was nearly right.
+        right = [key for key in self._keys if key.is_opened_by(username, password)]
+        here = [key.client_ids for key in right if client is not None and _within(client, key.allow)]
+        if not here:
+            return Denied.ELSEWHERE if right else Denied.WRONG
+        return Grant(None if None in here else frozenset().union(*(ids for ids in here if ids)))
+
+
+class _Key:
+    """An account, made ready for comparing."""
+
+    __slots__ = ("_password", "_username", "allow", "client_ids")
+
+    def __init__(self, account: Account) -> None:
+        self.allow = [network(text) for text in account.allow]
+        self.client_ids = account.client_ids
+        self._username = _digest(account.username.encode())
+        self._password = _digest(account.password.encode())
+
+    def is_opened_by(self, username: bytes, password: bytes) -> bool:
         name_is_right = hmac.compare_digest(_digest(username), self._username)
         password_is_right = hmac.compare_digest(_digest(password), self._password)
         return name_is_right & password_is_right

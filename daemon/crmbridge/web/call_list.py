@@ -24,14 +24,15 @@ from multidict import MultiMapping
 
 from crmbridge.calls.history import CallRow, Page, Position
 from crmbridge.web import parameters
-from crmbridge.web.answers import answer
+from crmbridge.web.access import Grant
+from crmbridge.web.answers import ProblemError, answer
+from crmbridge.web.connection import GRANT
 
 DEFAULT_LIMIT = 100
 LARGEST_LIMIT = 1000
 
 _DIRECTIONS = {None: None, "in": True, "out": False}
 _KNOWN = frozenset({"number", "ext", "direction", "since", "until", "limit", "cursor"})
-_CREDENTIALS = frozenset({"username", "password"})
 _CURSOR = re.compile(r"([0-9]{1,10})-([0-9]{1,18})", re.ASCII)
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 _INSTANT = re.compile(
@@ -60,11 +61,19 @@ class CallListing:
 
     needs_credentials = True
 
-    def __init__(self, *, by_number: ByNumber, key: Callable[[str], str], timezone: tzinfo) -> None:
-        """`key`: the same for all spellings of a number; `timezone`: the PBX's."""
+    def __init__(
+        self,
+        *,
+        by_number: ByNumber,
+        key: Callable[[str], str],
+        timezone: tzinfo,
+        owns: Callable[[str, str], bool],
+    ) -> None:
+        """`key`: the same for all spellings of a number; `timezone`: the PBX's; `owns(client_id, extension)`."""
         self._by_number = by_number
         self._key = key
         self._timezone = timezone
+        self._owns = owns
 
     def routes(self) -> Iterable[web.RouteDef]:
         """One path."""
@@ -75,13 +84,15 @@ class CallListing:
 
     async def _calls(self, request: web.Request) -> web.Response:
         values = request.query
-        parameters.known({name: "" for name in values if name not in _CREDENTIALS}, _KNOWN)
+        parameters.known({name: "" for name in values if name not in parameters.CREDENTIALS}, _KNOWN)
         direction = parameters.optional(values, "direction")
         if direction not in _DIRECTIONS:
             raise parameters.malformed("direction", "must be in or out")
+        number, extension = parameters.required(values, "number"), parameters.optional(values, "ext")
+        self._check(request[GRANT], extension)
         page = await self._by_number(
-            self._number(parameters.required(values, "number")),
-            extension=parameters.optional(values, "ext"),
+            self._number(number),
+            extension=extension,
             incoming=_DIRECTIONS[direction],
             since_at=self._instant(values, "since"),
             until_at=self._instant(values, "until"),
@@ -90,6 +101,19 @@ class CallListing:
         )
         more = {"cursor": "{}-{}".format(*page.after)} if page.after else {}
         return answer({"success": True, "result": [self._shown(row) for row in page.rows], **more})
+
+    def _check(self, grant: Grant, extension: str | None) -> None:
+        """Raise ProblemError where this extension's calls are not for who asks.
+
+        A client with credentials of its own sees one of its extensions at a time: the list does not know yet whose a
+        missed call is that rang nobody. Once it knows each row's ClientId, that is what is to be filtered by here.
+        """
+        if grant.client_ids is None or (extension and any(self._owns(one, extension) for one in grant.client_ids)):
+            return
+        message = (
+            "these credentials show the calls of one extension of this client at a time: ext is missing or not its"
+        )
+        raise ProblemError(403, "extension_not_allowed", message)
 
     def _number(self, written: str) -> str:
         # An unescaped `+` in a query string is a space.

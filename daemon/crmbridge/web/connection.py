@@ -15,13 +15,15 @@ import structlog
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
-from crmbridge.web.access import Access
+from crmbridge.web.access import Access, Grant
 from crmbridge.web.answers import problem_of
 
 log = structlog.get_logger("crmbridge.http")
 
 CLIENT = web.RequestKey("client", str)
 """The address of who asks, once that is known."""
+GRANT = web.RequestKey("grant", Grant)
+"""What they may ask for, once they have shown credentials."""
 
 MOST_CONNECTIONS = 256
 """At once, from those who may ask; each costs a file descriptor and some 50 kB."""
@@ -39,10 +41,10 @@ _HIDDEN = "***"
 class Connections:
     """Makes connections for a server, not more than it can bear."""
 
-    def __init__(self, server: web.Server, access: Access, hidden_parameters: Collection[str]) -> None:
+    def __init__(self, server: web.Server, access: Access, hidden: Collection[str]) -> None:
         self._server = server
         self._access = access
-        self._log_class = access_log(hidden_parameters)
+        self._log_class = access_log(hidden)
         self._open: dict[Connection, bool] = {}
         self.loop = asyncio.get_running_loop()
 
@@ -127,9 +129,8 @@ def peer_of(transport: asyncio.BaseTransport | None) -> str | None:
     return str(peer[0]) if isinstance(peer, tuple) else None
 
 
-def access_log(hidden_parameters: Collection[str]) -> type[AbstractAccessLogger]:
-    """A class (so aiohttp wants it) that logs one line for each request; values of these parameters don't show."""
-    hidden = frozenset(name.lower() for name in hidden_parameters)
+def access_log(hidden: Collection[str]) -> type[AbstractAccessLogger]:
+    """A class (so aiohttp wants it) that logs one line for each request; see `shown_query`."""
 
     class AccessLog(AbstractAccessLogger):
         def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
@@ -137,7 +138,7 @@ def access_log(hidden_parameters: Collection[str]) -> type[AbstractAccessLogger]
                 "http.request",
                 address=request.get(CLIENT) or request.remote,
                 method=request.method,
-                path=request.rel_url.raw_path[:LONGEST_QUERY_LOGGED],
+                path=shown_query(request.rel_url.raw_path, hidden),
                 query=shown_query(request.rel_url.raw_query_string, hidden),
                 status=response.status,
                 duration_ms=round(time * 1000, 1),
@@ -147,10 +148,17 @@ def access_log(hidden_parameters: Collection[str]) -> type[AbstractAccessLogger]
 
 
 def shown_query(raw: str, hidden: Collection[str]) -> str:
-    """A query string for the log, percent-encoded as it came, without the values of these (lower-case) parameters."""
-    pairs = [pair.partition("=") for pair in raw.split("&")]
-    shown = [
-        name + equals + (_HIDDEN if unquote_plus(name).strip().lower() in hidden else value)
-        for name, equals, value in pairs
-    ]
-    return "&".join(shown)[:LONGEST_QUERY_LOGGED]
+    """A query string, or a path, for the log: percent-encoded as it came, without the values of these parameters.
+
+    `hidden`: in lower case. Who writes them wrongly (`password[]=`, `;password=`, escaped twice, no `?` before them)
+    must not find the password in the log either: whatever has such a word in it is hidden as a whole.
+    """
+    return "&".join(_shown_pair(pair, hidden) for pair in raw.split("&"))[:LONGEST_QUERY_LOGGED]
+
+
+def _shown_pair(pair: str, hidden: Collection[str]) -> str:
+    name, equals, _ = pair.partition("=")
+    if equals and unquote_plus(name).strip().lower() in hidden:
+        return f"{name}={_HIDDEN}"
+    plain = unquote_plus(unquote_plus(pair)).lower()
+    return _HIDDEN if any(word in plain for word in hidden) else pair

@@ -23,10 +23,11 @@ from collections.abc import Awaitable, Callable, Iterable
 import structlog
 from aiohttp import web
 
-from crmbridge.calls.dialing import Click, Code, Dialing, Refusal, Result
+from crmbridge.calls.dialing import UNKNOWN_CLIENT, Click, Code, Dialing, Refusal, Result
 from crmbridge.web import parameters
+from crmbridge.web.access import Grant
 from crmbridge.web.answers import ProblemError, answer
-from crmbridge.web.connection import CLIENT
+from crmbridge.web.connection import CLIENT, GRANT
 
 log = structlog.get_logger("crmbridge.dialer")
 
@@ -101,9 +102,7 @@ class Dialer:
         if not _CLIENT_ID.fullmatch(client_id):
             raise parameters.malformed("ClientId", "is no client's id: letters, digits, dot, dash and underscore")
         click_id = self._click_id()
-        click = self._dialing.admit(
-            client_id=client_id, extension=extension, number=number, click_id=click_id, now_s=self._clock()
-        )
+        click = self._admit(request[GRANT], client_id, extension, number, click_id)
         bound = log.bind(
             address=request.get(CLIENT), client_id=client_id, extension=extension, number=ascii(number)[1:-1]
         )
@@ -121,6 +120,13 @@ class Dialer:
         if result.code:
             raise _problem(result.code, result.message)
         return answer({"success": True, "result": []})
+
+    def _admit(self, grant: Grant, client_id: str, extension: str, number: str, click_id: str) -> Click | Refusal:
+        if not grant.is_for(client_id):
+            return UNKNOWN_CLIENT  # nobody is to learn who else is here
+        return self._dialing.admit(
+            client_id=client_id, extension=extension, number=number, click_id=click_id, now_s=self._clock()
+        )
 
     async def _result(self, click: Click, *, new: bool) -> Result:
         """What became of a click; the same for all requests that are the same click."""

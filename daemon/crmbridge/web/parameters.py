@@ -19,6 +19,9 @@ BODY_S = 10.0
 LONGEST_VALUE = 200
 """Characters; nothing that we take is near it."""
 
+CREDENTIALS = ("username", "password")
+"""Parameters that are credentials, where the settings let them be."""
+
 _READ = web.RequestKey("parameters", MultiDict[str])
 _UNREADABLE = (ValueError, LookupError, AssertionError, HttpProcessingError, ConnectionError, web.RequestPayloadError)
 """What aiohttp raises for forms that are none, or that end too early."""

@@ -19,9 +19,9 @@ import structlog
 from aiohttp import web
 
 from crmbridge.web import parameters
-from crmbridge.web.access import CHALLENGE, Access, Address
+from crmbridge.web.access import CHALLENGE, Access, Address, Grant
 from crmbridge.web.answers import ProblemError, problem_of
-from crmbridge.web.connection import CLIENT, Connections, peer_of
+from crmbridge.web.connection import CLIENT, GRANT, Connections, peer_of, shown_query
 
 log = structlog.get_logger("crmbridge.http")
 
@@ -55,7 +55,7 @@ class Server:
         access: Access,
         parts: Iterable[Part],
         tls: ssl.SSLContext | None = None,
-        hidden_parameters: Collection[str] = ("password",),
+        hidden_parameters: Collection[str] = parameters.CREDENTIALS,
     ) -> None:
         """`listen`: `address:port`, `[v6 address]:port`, or a socket that is bound already (it is closed at the end).
 
@@ -65,7 +65,7 @@ class Server:
         self._access = access
         self._parts = tuple(parts)
         self._tls = tls
-        self._hidden = tuple(hidden_parameters)
+        self._hidden = frozenset(name.lower() for name in hidden_parameters)
         self._open: set[object] = set()
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None
@@ -143,7 +143,9 @@ class Server:
             return problem_of(error.status, {"Allow": allow} if allow else None).answer()
         except Exception:
             # One request that fails must not take the connection, and others waiting on it, along.
-            log.exception("http.failed", address=request.remote, path=request.rel_url.raw_path)
+            log.exception(
+                "http.failed", address=request.remote, path=shown_query(request.rel_url.raw_path, self._hidden)
+            )
             return problem_of(500).answer()
 
     @web.middleware
@@ -155,19 +157,25 @@ class Server:
         if not (self._access.may_ask(client) or (is_open and client is not None and client.is_loopback)):
             log.warning("http.address_refused", address=_name(client, request))
             raise ProblemError(403, "address_not_allowed", "this address may not ask (http.allow)")
-        if not is_open and not await self._has_credentials(request):
-            log.warning("http.login_failed", address=_name(client, request))
-            raise ProblemError(
-                401, "not_authenticated", "username and password are wrong or missing", {"WWW-Authenticate": CHALLENGE}
-            )
+        if not is_open:
+            request[GRANT] = await self._login(request, client)
         return await handler(request)
 
-    async def _has_credentials(self, request: web.Request) -> bool:
+    async def _login(self, request: web.Request, client: Address | None) -> Grant:
+        """What the request's credentials open. Raises ProblemError."""
         given = request.headers.getall("Authorization", [])
         if given or not self._access.credentials_as_parameters:
-            return self._access.has_credentials(given)
-        values = await parameters.read(request)
-        return self._access.are_credentials(values.getall("username", []), values.getall("password", []))
+            found = self._access.by_header(client, given)
+        else:
+            values = await parameters.read(request)
+            usernames, passwords = (values.getall(name, []) for name in parameters.CREDENTIALS)
+            found = self._access.by_parameters(client, usernames, passwords)
+        if isinstance(found, Grant):
+            return found
+        log.warning("http.login_failed", address=_name(client, request), reason=found.value)
+        raise ProblemError(
+            401, "not_authenticated", "username and password are wrong or missing", {"WWW-Authenticate": CHALLENGE}
+        )
 
 
 def host_and_port(text: str) -> tuple[str, int]:
