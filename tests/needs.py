@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -55,9 +56,24 @@ def _asterisk() -> str | None:
     return _namespaces() or _programs("mmdebstrap", "ip", "nsenter", "unshare", "setpriv")
 
 
+def _loop() -> str | None:
+    """Whether a file can be mounted as an ext4 disk that can be told to fail."""
+    if reason := _mounts() or _programs("mkfs.ext4", "losetup"):
+        return reason
+    ext4 = "ext4" in Path("/proc/filesystems").read_text(encoding="ascii").split()
+    there = ext4 and Path("/dev/loop-control").exists() and Path("/sys/fs/ext4").is_dir()
+    return None if there else "no loop devices, or no ext4 in this kernel"
+
+
+def _mounts() -> str | None:
+    return _namespaces() or _programs("unshare", "nsenter", "mount")
+
+
 _NEEDS: dict[str, Callable[[], str | None]] = {
     "asterisk": _asterisk,
+    "loop": _loop,
     "mariadb": lambda: _programs("mariadbd", "mariadb-install-db", "mariadb", "setpriv"),
+    "mounts": _mounts,
     "namespaces": lambda: _namespaces() or _programs("ip", "nsenter", "setpriv"),
     "sipp": lambda: _programs("sipp"),
 }

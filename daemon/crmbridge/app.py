@@ -44,6 +44,7 @@ from crmbridge.store.call_list import CallList
 from crmbridge.store.engine import open_database, sqlite_url
 from crmbridge.store.outbox import Outbox, open_outbox
 from crmbridge.store.outbox_sql import Which
+from crmbridge.store.recovery import begin_anew
 from crmbridge.store.schema import StoreError
 from crmbridge.web.access import Access, Account
 from crmbridge.web.call_list import CallListing
@@ -85,7 +86,8 @@ async def run(settings: Settings, stop: asyncio.Event, *, http: socket.socket | 
     """
     async with AsyncExitStack() as stack:
         outbox = await stack.enter_async_context(open_outbox(settings.store.state_dir / OUTBOX))
-        engine = await open_database(sqlite_url(settings.store.state_dir / CALL_LIST), [call_list.SCHEMA])
+        calls_url = sqlite_url(settings.store.state_dir / CALL_LIST)
+        engine = await open_database(calls_url, [call_list.SCHEMA], recover=begin_anew)
         stack.push_async_callback(engine.dispose)
         endpoints, numbers = build_endpoints(settings.pbx), build_numbers(settings.numbers)
         rows = build_history(endpoints, numbers).rows
@@ -227,6 +229,7 @@ class _Bridge:
         troubles = {
             "no AMI session with the PBX": not self._ami.connected,
             "the disk refuses the outbox; callbacks go on from memory": self._outbox.disk_refuses,
+            "the disk hangs; callbacks go on from memory": self._outbox.disk_hangs,
         }
         return [trouble for trouble, there in troubles.items() if there]
 

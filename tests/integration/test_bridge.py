@@ -59,6 +59,10 @@ class Daemon:
             await self._changed.wait_for(lambda: len(self._of(event)) >= times)
         return self._of(event)
 
+    async def logged_one_of(self, *events: str) -> None:
+        async with self._changed, asyncio.timeout(LIMIT_S):
+            await self._changed.wait_for(lambda: any(self._of(event) for event in events))
+
     def _of(self, event: str) -> list[dict[str, Any]]:
         return [line for line in self.lines if line["event"] == event]
 
@@ -67,9 +71,16 @@ class Daemon:
 
 
 @asynccontextmanager
-async def daemon(config: Path) -> AsyncIterator[Daemon]:
+async def daemon(config: Path, *before: str) -> AsyncIterator[Daemon]:
+    """`before`: a command, with its arguments, that ends in executing what comes after it."""
     process = await asyncio.create_subprocess_exec(
-        COMMAND, "run", "--config", str(config), stderr=asyncio.subprocess.PIPE, stdin=asyncio.subprocess.DEVNULL
+        *before,
+        COMMAND,
+        "run",
+        "--config",
+        str(config),
+        stderr=asyncio.subprocess.PIPE,
+        stdin=asyncio.subprocess.DEVNULL,
     )
     running = Daemon(process)
     reading = asyncio.create_task(running.read())
@@ -103,7 +114,14 @@ async def configure(folder: Path, pbx: SimulatedPbx, crm: Receiver, more: str = 
 
 
 def write(
-    folder: Path, *, ami_port: int, url: str, secret: str = "s3cret", listen: str = "127.0.0.1:0", more: str = ""
+    folder: Path,
+    *,
+    ami_port: int,
+    url: str,
+    secret: str = "s3cret",
+    listen: str = "127.0.0.1:0",
+    more: str = "",
+    state: Path | None = None,
 ) -> Path:
     file = folder / "config.toml"
     file.write_text(
@@ -120,7 +138,7 @@ def write(
         username = "crm"
         password = "http-s3cret"
         [store]
-        state_dir = "{folder}"
+        state_dir = "{state or folder}"
         {more}
         """
     )
@@ -468,3 +486,14 @@ async def test_the_demo_plays_each_recorded_call_once() -> None:
     assert code == 0, said
     assert f"{len(shipped())} calls" in said
     assert " 0 told otherwise than expected" in said
+
+
+async def test_a_damaged_call_list_keeps_no_popup_away(tmp_path: Path, pbx: SimulatedPbx, crm: Receiver) -> None:
+    (tmp_path / "calls.db").write_text("this was a database " * 500)
+    async with daemon(await configure(tmp_path, pbx, crm, "[log]\nlevel = 'debug'")) as bridge:
+        await bridge.logged("ami.connected")
+        (said,) = await bridge.logged("store.damaged_file_set_aside")
+        assert said["file"] == str(tmp_path / "calls.db")
+        await pbx.play(trace("01_did_to_ext_answered"), speed=10)
+        assert await targets(crm, 2) == [RING, ANSWER]
+        await bridge.logged("cdr.stored")

@@ -121,7 +121,7 @@ async def test_a_burst_costs_few_transactions(file: Path) -> None:
             nonlocal commits
             commits += 1
 
-        sa_event.listen(outbox._engine.sync_engine, "commit", count)
+        sa_event.listen(outbox._engine, "commit", count)
         await asyncio.gather(*(outbox.add([ring(f"c{n}")]) for n in range(200)))
         assert commits < 5
         assert [each.event.call for each in await outbox.waiting()] == [f"c{n}" for n in range(200)]
@@ -284,7 +284,7 @@ class Disk:
         self.pragma = pragma
         self.refuses = False
         self.outbox = outbox
-        sa_event.listen(outbox._engine.sync_engine, "connect", self._on_connect)
+        sa_event.listen(outbox._engine, "connect", self._on_connect)
 
     def _on_connect(self, connection: object, _: object) -> None:
         if self.refuses:
@@ -294,7 +294,7 @@ class Disk:
 
     async def refuse(self) -> None:
         self.refuses = True
-        await self.outbox._engine.dispose()
+        self.outbox._engine.dispose()
 
     def mend(self) -> None:
         self.refuses = False
@@ -335,7 +335,7 @@ async def test_callbacks_go_on_through_a_disk_that_refuses(file: Path, pragma: s
             assert [each.event.call for each in await outbox.waiting()] == ["c0", "c2", "c3"]
             assert await outbox.attempts(added[0].id) == [ATTEMPT]
             assert await outbox.add([ring("c3")]) == [], "by now it is stored"
-            assert outbox._unstored == {}
+            assert outbox.unstored == 0
     told = [each for each in logs if each["log_level"] in {"error", "warning"}]
     assert [each["event"] for each in told] == ["store.disk_refuses", "store.disk_back"]
     assert words in told[0]["reason"]
@@ -368,7 +368,7 @@ async def test_what_a_disk_refuses_to_the_end_is_named(file: Path) -> None:
 async def test_a_file_damaged_while_running_and_replaced_by_an_administrator(file: Path) -> None:
     async with open_outbox(file, disk_retry_s=0.05) as outbox:
         await outbox.add([ring(f"c{n}") for n in range(50)])
-        await outbox._engine.dispose()  # what SQLite holds in memory would hide the damage
+        outbox._engine.dispose()  # what SQLite holds in memory would hide the damage
         damaged(file)
         added = await outbox.add([ring("new")])
         assert [each.event.call for each in added] == ["new"]

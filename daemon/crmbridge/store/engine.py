@@ -7,23 +7,29 @@ know any tables; those come as `Schema`s.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
-from crmbridge.store.schema import Schema, StoreError, migrate
+from crmbridge.store.schema import VERSIONS, Schema, StoreError, lacking, migrate
 
 BUSY_TIMEOUT_MS = 5000
 """How long one writer waits for another: the daemon for `crmbridge outbox retry`, or the other way round."""
+
+WAL_MB = 8
+"""What the write-ahead log is cut back to once it has grown beyond that and is written back; SQLite aims at 4."""
 
 READING = "crmbridge_reading"
 """Execution option: this transaction only reads, and needn't wait for a writer."""
@@ -42,64 +48,159 @@ _WORDS = {
     sqlite3.SQLITE_PROTOCOL: "cannot be locked: it must lie on a local disk, not on a network share",
 }
 
+E = TypeVar("E", Engine, AsyncEngine)
+
+_DAMAGE = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}
+
+
+class DamagedError(StoreError):
+    """The file's content can't be read, or is not ours; the disk itself may be well."""
+
+
+Recover = Callable[[Engine, Sequence[Schema], DamagedError], None]
+"""Puts a usable file in the place of a damaged one, or raises StoreError."""
+
 
 def sqlite_url(path: Path) -> URL:
     """The address of a SQLite file."""
     return URL.create("sqlite+aiosqlite", database=str(path))
 
 
-async def open_database(url: str | URL, schemas: Sequence[Schema], connections: int = 5) -> AsyncEngine:
+async def open_database(
+    url: str | URL, schemas: Sequence[Schema], connections: int = 5, recover: Recover | None = None
+) -> AsyncEngine:
     """Open a database and bring its tables up to date. The caller disposes of the engine.
 
-    A missing SQLite file is made, and its folder. Raises StoreError, with what to do about it.
+    A missing SQLite file is made, and its folder. `recover` is asked when a SQLite file is found to be damaged; it is
+    not read through for that, as it may be large. Raises StoreError, with what to do about it.
     """
     address = _parsed(url)
     sqlite = address.get_backend_name() == "sqlite"
     if sqlite:
         if address.database in {None, "", ":memory:"}:
             raise StoreError("store.url names no file: write sqlite+aiosqlite:////var/lib/crmbridge/calls.db")
-        _make_file(Path(str(address.database)))
+        make_file(Path(str(address.database)))
+        if recover is not None:
+            await asyncio.to_thread(_recovered, Path(str(address.database)), schemas, recover)
     options = {"pool_size": connections, "max_overflow": 0}
     if not sqlite:
         # An idle connection may have been cut by the server (wait_timeout) or by a firewall.
         options |= {"pool_pre_ping": True, "pool_recycle": 1800}
     engine = create_async_engine(address, **options)
     if sqlite:
-        _prepare_sqlite(engine)
+        _prepare_sqlite(engine.sync_engine)
     try:
-        await apply(engine, schemas)
+        with _named(_shown(engine.url)):
+            async with engine.begin() as connection:
+                await connection.run_sync(migrate, schemas, datetime.now(UTC))
     except BaseException:
         await engine.dispose()
         raise
     return engine
 
 
-async def apply(engine: AsyncEngine, schemas: Sequence[Schema]) -> None:
-    """Bring an open database's tables up to date. Raises StoreError."""
-    where = _shown(engine.url)
+def open_sqlite(
+    path: Path, schemas: Sequence[Schema], recover: Recover | None = None, *, look_through: bool = False
+) -> Engine:
+    """The same for a SQLite file, to be used from threads: a statement takes a fifth of the time. Blocks.
+
+    `look_through`: read all of it, for damage that would show only later.
+    """
+    make_file(path)
+    engine = create_engine(sqlite_url(path).set(drivername="sqlite"), pool_size=1, max_overflow=0)
+    _prepare_sqlite(engine)
     try:
-        async with engine.begin() as connection:
-            await connection.run_sync(migrate, schemas, datetime.now(UTC))
+        bring_up(engine, schemas, recover, look_through=look_through)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def bring_up(engine: Engine, schemas: Sequence[Schema], recover: Recover | None, *, look_through: bool) -> None:
+    """Bring a SQLite file's tables up to date; where it is damaged, recover. Raises StoreError, of it DamagedError."""
+    try:
+        _refuse_what_is_not_ours(engine)
+        apply(engine, schemas)
+        if look_through:
+            check(engine, schemas)
+    except DamagedError as error:
+        if recover is None:
+            raise
+        recover(engine, schemas, error)
+
+
+def apply(engine: Engine, schemas: Sequence[Schema]) -> None:
+    """Bring a SQLite file's tables up to date. Raises StoreError, of it DamagedError."""
+    with _named(_shown(engine.url)), engine.begin() as connection:
+        migrate(connection, schemas, datetime.now(UTC))
+
+
+def check(engine: Engine, schemas: Sequence[Schema]) -> None:
+    """Read a SQLite file through. Raises DamagedError where something in it is not as it must be, and StoreError.
+
+    What indexes hold is not compared with their tables: that would take several times as long.
+    """
+    where = _shown(engine.url)
+    with _named(where), reading(engine).connect() as connection:
+        found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+        missing = lacking(connection, schemas)
+    if found != "ok":
+        raise DamagedError(f"{where} is damaged ({' '.join(str(found).split())})")
+    if missing:
+        raise DamagedError(f"{where} is damaged or not crmbridge's (it has no {', '.join(missing)})")
+
+
+def reading(engine: E) -> E:
+    """The same database, for transactions that only read."""
+    apart: E = engine.execution_options(**{READING: True})
+    return apart
+
+
+def reading_apart(engine: Engine) -> Engine:
+    """The same SQLite file, for transactions that only read, each with a connection of its own.
+
+    Nothing is kept open between them, so there is nothing to dispose of, and `engine` may be disposed of meanwhile.
+    """
+    apart = create_engine(engine.url, poolclass=NullPool)
+    _prepare_sqlite(apart)
+    return reading(apart)
+
+
+def _recovered(path: Path, schemas: Sequence[Schema], recover: Recover) -> None:
+    open_sqlite(path, schemas, recover, look_through=False).dispose()
+
+
+def _refuse_what_is_not_ours(engine: Engine) -> None:
+    """Before anything is written into it."""
+    path = Path(_shown(engine.url))
+    wal = path.with_name(f"{path.name}-wal")
+    if path.exists() and not path.stat().st_size and wal.exists() and wal.stat().st_size:
+        # SQLite deletes the write-ahead log of a file that is empty, and with it what is not anywhere else.
+        raise DamagedError(f"{path} is empty, but its write-ahead log is not")
+    with _named(str(path)), reading(engine).connect() as connection:
+        tables = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'").scalars().all()
+    if tables and VERSIONS not in tables:
+        raise DamagedError(f"{path} is another program's database (it has {', '.join(tables[:3])})")
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Make StoreErrors, with the database's name, of what can go wrong."""
+    try:
+        yield
+    except DamagedError:
+        raise
     except StoreError as error:
         raise StoreError(f"{where} {error}") from None
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-        raise StoreError(f"{where} {explain(error)}") from error
+        kind = DamagedError if damage(error) else StoreError
+        raise kind(f"{where} {explain(error)}") from error
 
 
-def reading(engine: AsyncEngine) -> AsyncEngine:
-    """The same database, for transactions that only read."""
-    return engine.execution_options(**{READING: True})
-
-
-def reading_apart(engine: AsyncEngine) -> AsyncEngine:
-    """The same SQLite file, for transactions that only read, each with a connection of its own.
-
-    Nothing is kept open between them, so there is nothing to dispose of, and `engine` may be disposed of meanwhile: a
-    connection that is in use when its pool is disposed of would never be closed.
-    """
-    apart = create_async_engine(engine.url, poolclass=NullPool)
-    _prepare_sqlite(apart)
-    return reading(apart)
+def damage(error: BaseException) -> bool:
+    """Whether the file's content is to blame, so that only another file can help."""
+    return isinstance(error, DamagedError) or _code(error) in _DAMAGE
 
 
 def disk_trouble(error: BaseException) -> bool:
@@ -137,8 +238,11 @@ def _shown(address: URL) -> str:
     return address.database or "" if address.get_backend_name() == "sqlite" else address.render_as_string()
 
 
-def _make_file(path: Path) -> None:
-    """Callers' numbers are nobody else's business: 0700 and 0600 for what is made here. -wal and -shm take after it."""
+def make_file(path: Path) -> None:
+    """Callers' numbers are nobody else's business: 0700 and 0600 for what is made here. -wal and -shm take after it.
+
+    Raises StoreError.
+    """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -149,19 +253,23 @@ def _make_file(path: Path) -> None:
         ) from error
 
 
-def _prepare_sqlite(engine: AsyncEngine) -> None:
-    event.listen(engine.sync_engine, "connect", _on_connect)
-    event.listen(engine.sync_engine, "begin", _on_begin)
+def _prepare_sqlite(engine: Engine) -> None:
+    event.listen(engine, "connect", _on_connect)
+    event.listen(engine, "begin", _on_begin)
 
 
 def _on_connect(connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
     del entry
     cursor = connection.cursor()
     try:
+        cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        cursor.execute("PRAGMA page_count")
+        if cursor.fetchall() == [(0,)]:
+            cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes effect only before the first page is written
         for pragma in (
-            f"busy_timeout = {BUSY_TIMEOUT_MS}",
             "journal_mode = WAL",
             "synchronous = FULL",
+            f"journal_size_limit = {WAL_MB * 1024 * 1024}",
             "foreign_keys = ON",
         ):
             cursor.execute(f"PRAGMA {pragma}")

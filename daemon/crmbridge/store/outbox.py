@@ -4,65 +4,80 @@ A callback's key (PBX, call, extension, kind) is unique, so the same fact is sto
 often. It must not know how callbacks are sent, nor when they are tried again. Always SQLite on the host's own disk: it
 has to work when the network doesn't.
 
-While the disk refuses, callbacks go on from memory (see journal.py) and are stored as soon as it is back.
+While the disk refuses or hangs, callbacks go on from memory (see journal.py) and are stored as soon as it is back. A
+damaged file is set aside (see recovery.py), and another one begun.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
 import structlog
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from crmbridge.calls.events import Attempt, CallEvent, Delivery, State
 from crmbridge.store import outbox_sql as sql
-from crmbridge.store.engine import explain, open_database, reading_apart, sqlite_url
-from crmbridge.store.journal import DISK_RETRY_S, Journal
+from crmbridge.store.engine import explain, make_file, open_sqlite, reading_apart
+from crmbridge.store.journal import DISK_RETRY_S, PATIENCE_S, Journal
 from crmbridge.store.lock import sole_use
 from crmbridge.store.outbox_sql import Key, Listed, Which
 from crmbridge.store.outbox_tables import SCHEMA
+from crmbridge.store.recovery import begin_anew
 from crmbridge.store.schema import StoreError
 
 log = structlog.get_logger("crmbridge.outbox")
+
+MOST_READERS = 2
+"""Threads for reading, which don't wait for the one that writes."""
+
+MOST_REMEMBERED = 20_000
+"""Callbacks whose keys are kept in memory (some 6 MB), so that a file begun anew lets none be told twice."""
 
 T = TypeVar("T")
 
 
 @asynccontextmanager
-async def open_outbox(path: Path, *, sole: bool = True, disk_retry_s: float = DISK_RETRY_S) -> AsyncIterator[Outbox]:
+async def open_outbox(
+    path: Path, *, sole: bool = True, disk_retry_s: float = DISK_RETRY_S, patience_s: float = PATIENCE_S
+) -> AsyncIterator[Outbox]:
     """Open the outbox in this file, made if it is missing. Raises StoreError, with what to do about it.
 
-    The daemon opens it for `sole` use; commands that look, retry and drop beside it do not.
+    The daemon opens it for `sole` use, and sets it aside where it is damaged; commands that look, retry and drop beside
+    it do not.
     """
     async with AsyncExitStack() as stack:
-        engine = await open_database(sqlite_url(path), [SCHEMA], connections=1)
-        stack.push_async_callback(engine.dispose)
         if sole:
+            make_file(path)
             stack.enter_context(sole_use(path))
-        outbox = Outbox(engine, disk_retry_s)
-        await outbox.start()
+        recover = begin_anew if sole else None
+        engine = await asyncio.to_thread(open_sqlite, path, [SCHEMA], recover, look_through=sole)
+        outbox = Outbox(engine, Journal(engine, [SCHEMA], retry_s=disk_retry_s, patience_s=patience_s, recover=recover))
         stack.push_async_callback(outbox.close)
+        await outbox.start()
         yield outbox
 
 
 class Outbox:
     """All callbacks, on disk. One per file and process may add; others may look, retry and drop."""
 
-    def __init__(self, engine: AsyncEngine, disk_retry_s: float = DISK_RETRY_S) -> None:
+    def __init__(self, engine: Engine, journal: Journal) -> None:
         """Use `open_outbox`."""
         self._engine = engine
         self._reading = reading_apart(engine)
-        self._journal = Journal(engine, [SCHEMA], disk_retry_s)
+        self._readers = ThreadPoolExecutor(MOST_READERS, "outbox")
+        self._journal = journal
         self._next_id = 1
         self._interventions = 0
-        self._unstored: dict[Key, int] = {}
+        self._remembered: dict[Key, None] = {}
+        """What was added last, oldest first: stored or not, in this file or in one that was set aside since."""
 
     async def start(self) -> None:
         """Look where ids and interventions stand."""
@@ -72,24 +87,40 @@ class Outbox:
     async def close(self) -> None:
         """Write what is still to be written."""
         await self._journal.close()
+        self._readers.shutdown(wait=False)
 
     @property
     def disk_refuses(self) -> bool:
-        """Whether callbacks go on from memory at present."""
+        """Whether callbacks go on from memory at present, because the disk refuses them."""
         return self._journal.broken
 
+    @property
+    def disk_hangs(self) -> bool:
+        """Whether callbacks go on from memory at present, because the disk takes too long."""
+        return self._journal.hangs
+
+    @property
+    def unstored(self) -> int:
+        """How many writes (callbacks, attempts) wait for the disk."""
+        return self._journal.backlog
+
     async def add(self, events: Sequence[CallEvent]) -> list[Delivery]:
-        """Store these, all or none, and return those that were not there yet; they are on disk then."""
-        if not events:
+        """Store these, all or none, and return those that were not there yet; they are on disk then.
+
+        Where the disk refuses or hangs, those that this process has not added lately come back all the same, and are
+        stored later.
+        """
+        fresh = [event for event in map(sql.storable, events) if event.key not in self._remembered]
+        if not fresh:
             return []
-        if not self._journal.broken:
-            self._unstored.clear()
-        deliveries = [self._numbered(sql.storable(event)) for event in events]
+        deliveries = [self._numbered(event) for event in fresh]
 
         def operation(connection: Connection) -> list[Delivery]:
             return sql.insert(connection, deliveries)
 
-        return await self._journal.write(operation, lambda: self._remembered(deliveries))
+        added = await self._journal.write(operation, lambda: self._not_remembered(deliveries))
+        self._remember(deliveries)
+        return added
 
     async def record(
         self, delivery_id: int, attempt: Attempt, state: State, next_attempt_at: datetime | None = None
@@ -137,7 +168,7 @@ class Outbox:
 
     async def changes(self) -> list[Delivery] | None:
         """All that are queued, if any were retried or dropped by hand since this was last asked; else None."""
-        if self._journal.broken:
+        if self._journal.broken or self._journal.hangs:
             return None
         seen = self._interventions
         try:
@@ -154,7 +185,7 @@ class Outbox:
         A disk that can't be read is no reason not to tell: what is remembered is the answer then, loudly.
         """
         wanted = {sql.clean(call) for call in calls}
-        remembered = {key for key in self._unstored if key[0] == sql.clean(pbx) and key[1] in wanted}
+        remembered = {key for key in self._remembered if key[0] == sql.clean(pbx) and key[1] in wanted}
         try:
             return remembered | await self._read(lambda connection: sql.known(connection, pbx, wanted))
         except StoreError as error:
@@ -179,12 +210,25 @@ class Outbox:
         self._next_id += 1
         return delivery
 
-    def _remembered(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        return [each for each in deliveries if self._unstored.setdefault(each.event.key, each.id) == each.id]
+    def _not_remembered(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Those that are new as far as memory reaches; they are remembered from now on."""
+        return [each for each in deliveries if self._remember([each])]
+
+    def _remember(self, deliveries: Iterable[Delivery]) -> int:
+        """Remember these; how many were not remembered yet."""
+        new = {each.event.key: None for each in deliveries if each.event.key not in self._remembered}
+        self._remembered |= new
+        while len(self._remembered) > MOST_REMEMBERED:
+            del self._remembered[next(iter(self._remembered))]
+        return len(new)
 
     async def _read(self, query: Callable[[Connection], T]) -> T:
         try:
-            async with self._reading.connect() as connection:
-                return await connection.run_sync(query)
+            return await asyncio.get_running_loop().run_in_executor(self._readers, self._query, query)
         except (DBAPIError, sqlite3.Error) as error:
+            self._journal.suspect(error)
             raise StoreError(f"{self._engine.url.database} {explain(error)}") from error
+
+    def _query(self, query: Callable[[Connection], T]) -> T:
+        with self._reading.connect() as connection:
+            return query(connection)

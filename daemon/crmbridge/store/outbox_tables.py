@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Column, Float, ForeignKey, Index, Integer, MetaData, Table, Text
 
+from crmbridge.calls.events import Kind, State
 from crmbridge.store.schema import Schema, Utc
 
 tables = MetaData()
@@ -54,4 +55,8 @@ interventions = Table(
     sqlite_autoincrement=True,
 )
 
-SCHEMA = Schema("outbox", tables)
+SCHEMA = Schema(
+    "outbox",
+    tables,
+    values={"callbacks.kind": [kind.value for kind in Kind], "callbacks.state": [state.value for state in State]},
+)

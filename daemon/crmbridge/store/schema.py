@@ -9,12 +9,12 @@ It must not know what the tables are for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Column, Connection, Dialect, Integer, MetaData, String, Table, select
+from sqlalchemy import Column, Connection, Dialect, Integer, MetaData, String, Table, inspect, select
 from sqlalchemy.dialects import mysql
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
@@ -66,6 +66,8 @@ class Schema:
     """As they are in the current version."""
     upgrades: tuple[Upgrade, ...] = ()
     """From version 1 to 2, from 2 to 3, … Never changed once released: write the next one."""
+    values: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """The only texts that a column (`table.column`) may hold: what else a damaged file has there is not taken over."""
 
     @property
     def version(self) -> int:
@@ -73,9 +75,12 @@ class Schema:
         return 1 + len(self.upgrades)
 
 
+VERSIONS = "schema_versions"
+"""The table that every database of ours has."""
+
 _versions_tables = MetaData()
 _versions = Table(
-    "schema_versions",
+    VERSIONS,
     _versions_tables,
     Column("component", String(64), primary_key=True),
     Column("version", Integer, nullable=False),
@@ -88,6 +93,19 @@ def migrate(connection: Connection, schemas: Iterable[Schema], now: datetime) ->
     _versions_tables.create_all(connection)
     for schema in schemas:
         _migrate_one(connection, schema, now)
+
+
+def lacking(connection: Connection, schemas: Iterable[Schema]) -> list[str]:
+    """The tables and columns (`table.column`) that there must be and are not."""
+    there = inspect(connection)
+    missing: list[str] = []
+    for table in (table for schema in schemas for table in schema.tables.sorted_tables):
+        if not there.has_table(table.name):
+            missing.append(table.name)
+            continue
+        columns = {column["name"] for column in there.get_columns(table.name)}
+        missing += [f"{table.name}.{column.name}" for column in table.columns if column.name not in columns]
+    return missing
 
 
 def _migrate_one(connection: Connection, schema: Schema, now: datetime) -> None:
