@@ -7,8 +7,9 @@ import base64
 import json
 import logging
 import socket
+import time
 import zlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, NoReturn
@@ -25,6 +26,7 @@ from crmbridge.calls.history import CallRow, Page, Position
 from crmbridge.calls.numbers import Numbers
 from crmbridge.web import connection, parameters
 from crmbridge.web.access import Access, Account
+from crmbridge.web.attempts import FREE
 from crmbridge.web.call_list import CallListing
 from crmbridge.web.dialer import Dialer, new_click_id
 from crmbridge.web.ops import Ops
@@ -150,6 +152,7 @@ async def running(
     limits: tuple[int, int] = (1000, 10_000),
     extra: Sequence[Any] = (),
     others: Sequence[Account] = (),
+    clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Site]:
     pbx, calls, troubles = Pbx(), Calls(), list[str]()
     dialing = Dialing(
@@ -173,6 +176,7 @@ async def running(
             Ops(lambda: troubles),
             *extra,
         ],
+        clock=clock,
     )
     async with server:
         yield Site(server, pbx, calls, troubles)
@@ -584,6 +588,50 @@ async def test_no_log_shows_credentials_whatever_goes_wrong(
     assert SECRET not in shown
     assert "somebody-else" not in shown
     assert site.pbx.calls == []
+
+
+# Failed logins
+
+
+WRONG = "Basic " + base64.b64encode(b"crm:wrong").decode()
+
+
+async def test_who_fails_too_often_must_wait_and_nobody_else() -> None:
+    now_s = 0.0
+    async with running(clock=lambda: now_s) as site:
+        failed = [await site.ask(CLICK, auth=WRONG, source="127.0.0.44") for _ in range(FREE + 1)]
+        assert {answer.code for answer in failed} == {"not_authenticated"}
+        for auth in (WRONG, GOOD):
+            answer = await site.ask(CLICK, auth=auth, source="127.0.0.44")
+            assert (answer.status, answer.code) == (429, "too_many_failed_logins")
+            assert answer.headers["retry-after"] == "1"
+        assert (await site.ask(CLICK, auth=None, source="127.0.0.44")).status == 401, "asking how is no guess"
+        assert (await site.ask("/healthz", auth=None, source="127.0.0.44")).status == 200
+        assert site.pbx.calls == []
+        assert (await site.ask(CLICK, source="127.0.0.45")).body == OK
+        now_s = 1.0
+        assert (await site.ask(CLICK, source="127.0.0.44")).body == OK
+        assert (await site.ask(CLICK, auth=WRONG, source="127.0.0.44")).status == 401
+        answer = await site.ask(CLICK, source="127.0.0.44")
+        assert (answer.status, answer.headers["retry-after"]) == (429, "2"), "a right login forgives nothing"
+
+
+async def test_behind_a_proxy_only_who_fails_must_wait() -> None:
+    async with running(allow=["203.0.113.0/24"], proxies=["127.0.0.1"], clock=lambda: 0.0) as site:
+        for _ in range(FREE + 2):
+            answer = await site.ask(CLICK, auth=WRONG, headers=[("X-Forwarded-For", "203.0.113.6")])
+        assert answer.code == "too_many_failed_logins"
+        assert (await site.ask(CLICK, headers=[("X-Forwarded-For", "203.0.113.7")])).body == OK
+
+
+@pytest.mark.parametrize("as_parameters", [True, False])
+async def test_guesses_at_the_same_instant_are_few(as_parameters: bool) -> None:
+    """Each connection's requests come in one piece, so that nothing but the count is in the way."""
+    async with running(as_parameters=as_parameters, clock=lambda: 0.0) as site:
+        guess, auth = ("&username=crm&password=wrong", None) if as_parameters else ("", WRONG)
+        answers = await asyncio.gather(*(site.ask(CLICK + guess, auth=auth) for _ in range(100)))
+    assert [answer.status for answer in answers].count(401) == FREE + 1
+    assert [answer.status for answer in answers].count(429) == 100 - FREE - 1
 
 
 # The call list

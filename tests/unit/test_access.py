@@ -19,7 +19,8 @@ HERE = address("203.0.113.7")
 
 def access(allow: Sequence[str] = ALLOW, others: Sequence[Account] = ()) -> Access:
     common = Account("crm", "s3cret:שלום", allow)
-    return Access([common, *others], trusted_proxies=["127.0.0.1", "10.1.0.0/16", "2001:db8:ff::1"])
+    proxies = ["127.0.0.1", "10.1.0.0/16", "2001:db8:ff::1"]
+    return Access([common, *others], trusted_proxies=proxies, credentials_as_parameters=True)
 
 
 def basic(username: str = "crm", password: str = "s3cret:שלום", scheme: str = "Basic") -> str:
@@ -110,8 +111,8 @@ def test_who_may_connect_at_all() -> None:
 
 @pytest.mark.parametrize("scheme", ["Basic", "basic", "BASIC"])
 def test_the_right_credentials(scheme: str) -> None:
-    assert access().by_header(HERE, [basic(scheme=scheme)]) == Grant(None)
-    assert access().by_parameters(HERE, ["crm"], ["s3cret:שלום"]) == Grant(None)
+    assert access().login(HERE, [basic(scheme=scheme)]) == Grant(None)
+    assert access().login(HERE, [], ["crm"], ["s3cret:שלום"]) == Grant(None)
 
 
 @pytest.mark.parametrize(
@@ -141,11 +142,18 @@ def test_the_right_credentials(scheme: str) -> None:
     ],
 )
 def test_wrong_credentials(headers: list[str]) -> None:
-    assert access().by_header(HERE, headers) is Denied.WRONG
+    assert access().login(HERE, headers) is Denied.WRONG
 
 
 def test_no_credentials() -> None:
-    assert access().by_header(HERE, []) is access().by_parameters(HERE, [], []) is Denied.NOT_GIVEN
+    assert access().login(HERE, []) is access().login(HERE, [], [], []) is Denied.NOT_GIVEN
+
+
+def test_parameters_count_only_where_switched_on_and_never_beside_a_header() -> None:
+    right = (["crm"], ["s3cret:שלום"])
+    off = Access([Account("crm", "s3cret:שלום", ALLOW)])
+    assert off.login(HERE, [], *right) is Denied.NOT_GIVEN
+    assert access().login(HERE, [basic("crm", "wrong")], *right) is Denied.WRONG
 
 
 @pytest.mark.parametrize(
@@ -153,7 +161,7 @@ def test_no_credentials() -> None:
     [(["crm"], []), (["crm", "crm"], ["s3cret:שלום"]), (["crm"], ["\ud800"]), (["crm"], [""])],
 )
 def test_wrong_parameters(names: list[str], passwords: list[str]) -> None:
-    assert access().by_parameters(HERE, names, passwords) is Denied.WRONG
+    assert access().login(HERE, [], names, passwords) is Denied.WRONG
 
 
 ELEVEN = Account("eleven", "its own", ["192.0.2.11"], frozenset({"11"}))
@@ -179,11 +187,11 @@ def test_each_account_opens_what_is_its_own_from_where_it_may(
     source: str, username: str, password: str, opened: set[str] | Denied
 ) -> None:
     common = Account("crm", "s3cret:שלום", ALLOW, frozenset({"10"}))
-    rules = Access([common, ELEVEN, TWELVE])
+    rules = Access([common, ELEVEN, TWELVE], credentials_as_parameters=True)
     client = address(source)
     expected = opened if isinstance(opened, Denied) else Grant(frozenset(opened))
-    assert rules.by_header(client, [basic(username, password)]) == expected
-    assert rules.by_parameters(client, [username], [password]) == expected
+    assert rules.login(client, [basic(username, password)]) == expected
+    assert rules.login(client, [], [username], [password]) == expected
     assert rules.may_ask(client)
 
 
@@ -194,8 +202,8 @@ def test_one_password_at_one_address_may_be_for_several_clients() -> None:
             Account("crm", "p", ["192.0.2.0/24"], frozenset({"11"})),
         ]
     )
-    assert rules.by_header(address("192.0.2.1"), [basic("crm", "p")]) == Grant(frozenset({"10", "11"}))
-    assert rules.by_header(address("192.0.2.2"), [basic("crm", "p")]) == Grant(frozenset({"11"}))
+    assert rules.login(address("192.0.2.1"), [basic("crm", "p")]) == Grant(frozenset({"10", "11"}))
+    assert rules.login(address("192.0.2.2"), [basic("crm", "p")]) == Grant(frozenset({"11"}))
 
 
 def test_every_account_is_compared_whatever_the_first_ones_say(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +217,7 @@ def test_every_account_is_compared_whatever_the_first_ones_say(monkeypatch: pyte
     rules = access(others=[ELEVEN, TWELVE])
     for header in (basic(), basic("eleven", "its own"), basic("nobody", "")):
         compared.clear()
-        rules.by_header(HERE, [header])
+        rules.login(HERE, [header])
         assert compared == [32] * 6
 
 
@@ -221,7 +229,7 @@ def test_no_password_shows() -> None:
 def test_whatever_is_sent(peer: str, forwarded: list[str], authorization: list[str]) -> None:
     rules = access()
     assert not rules.may_ask(rules.client(peer, forwarded)) or address(peer) is not None
-    assert not isinstance(rules.by_header(HERE, authorization), Grant)
+    assert not isinstance(rules.login(HERE, authorization), Grant)
 
 
 @pytest.mark.parametrize(

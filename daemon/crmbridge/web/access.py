@@ -100,10 +100,24 @@ class Access:
         found = address(peer or "")
         return found is not None and (found.is_loopback or _within(found, self._allow + self._proxies))
 
-    def by_header(self, client: Address | None, authorization: Sequence[str]) -> Grant | Denied:
-        """What the Authorization headers (there must be one) open from this address."""
-        if not authorization:
-            return Denied.NOT_GIVEN
+    def login(
+        self,
+        client: Address | None,
+        authorization: Sequence[str],
+        usernames: Sequence[str] = (),
+        passwords: Sequence[str] = (),
+    ) -> Grant | Denied:
+        """What opens from this address by the Authorization headers; where there are none, by parameters.
+
+        There must be one of each that is there.
+        """
+        if authorization:
+            return self._by_header(client, authorization)
+        if self.credentials_as_parameters and (usernames or passwords):
+            return self._by_parameters(client, usernames, passwords)
+        return Denied.NOT_GIVEN
+
+    def _by_header(self, client: Address | None, authorization: Sequence[str]) -> Grant | Denied:
         scheme, _, token = authorization[0].strip().partition(" ")
         try:
             plain = base64.b64decode(token.strip().encode("ascii", "strict"), validate=True)
@@ -114,12 +128,9 @@ class Access:
             return Denied.WRONG
         return self._grant(client, username, password)
 
-    def by_parameters(
+    def _by_parameters(
         self, client: Address | None, usernames: Sequence[str], passwords: Sequence[str]
     ) -> Grant | Denied:
-        """What these parameters, one of each, open from this address."""
-        if not (usernames or passwords):
-            return Denied.NOT_GIVEN
         if len(usernames) != 1 or len(passwords) != 1:
             return Denied.WRONG
         return self._grant(client, usernames[0].encode(errors="replace"), passwords[0].encode(errors="replace"))

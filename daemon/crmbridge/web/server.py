@@ -1,15 +1,17 @@
 """The HTTP server: who may come in, errors as JSON, start and stop. What is served are its parts' routes.
 
-Every request passes the address list first, then needs the credentials, whatever the path; only open parts (health,
-readiness) ask for no credentials, and answer this machine itself, too.
+Every request passes the address list first, then needs the credentials, whatever the path; who fails too often must
+wait. Only open parts (health, readiness) ask for no credentials, and answer this machine itself, too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import socket
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from http import HTTPStatus
 from types import TracebackType
@@ -19,8 +21,9 @@ import structlog
 from aiohttp import web
 
 from crmbridge.web import parameters
-from crmbridge.web.access import CHALLENGE, Access, Address, Grant
+from crmbridge.web.access import CHALLENGE, Access, Address, Denied, Grant
 from crmbridge.web.answers import ProblemError, problem_of
+from crmbridge.web.attempts import Attempts
 from crmbridge.web.connection import CLIENT, GRANT, Connections, peer_of, shown_query
 
 log = structlog.get_logger("crmbridge.http")
@@ -56,16 +59,19 @@ class Server:
         parts: Iterable[Part],
         tls: ssl.SSLContext | None = None,
         hidden_parameters: Collection[str] = parameters.CREDENTIALS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`listen`: `address:port`, `[v6 address]:port`, or a socket that is bound already (it is closed at the end).
 
-        `hidden_parameters`: query parameters whose values no log shows.
+        `hidden_parameters`: query parameters whose values no log shows. `clock`: seconds of a monotonic clock.
         """
         self._listen = listen
         self._access = access
         self._parts = tuple(parts)
         self._tls = tls
         self._hidden = frozenset(name.lower() for name in hidden_parameters)
+        self._clock = clock
+        self._attempts = Attempts()
         self._open: set[object] = set()
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None
@@ -164,18 +170,30 @@ class Server:
     async def _login(self, request: web.Request, client: Address | None) -> Grant:
         """What the request's credentials open. Raises ProblemError."""
         given = request.headers.getall("Authorization", [])
-        if given or not self._access.credentials_as_parameters:
-            found = self._access.by_header(client, given)
-        else:
+        usernames, passwords = list[str](), list[str]()
+        if not given and self._access.credentials_as_parameters:
             values = await parameters.read(request)
             usernames, passwords = (values.getall(name, []) for name in parameters.CREDENTIALS)
-            found = self._access.by_parameters(client, usernames, passwords)
+        # From here to the verdict nothing may be awaited, or many could guess at the same instant.
+        if given or usernames or passwords:
+            self._check_pause(client)
+        found = self._access.login(client, given, usernames, passwords)
         if isinstance(found, Grant):
             return found
-        log.warning("http.login_failed", address=_name(client, request), reason=found.value)
+        if found is Denied.NOT_GIVEN or client is None:  # no guess: some ask without at first, to be told how
+            log.info("http.login_missing", address=_name(client, request))
+        else:
+            pause_s = self._attempts.failed(client, self._clock())
+            log.warning("http.login_failed", address=_name(client, request), reason=found.value, pause_s=pause_s)
         raise ProblemError(
             401, "not_authenticated", "username and password are wrong or missing", {"WWW-Authenticate": CHALLENGE}
         )
+
+    def _check_pause(self, client: Address | None) -> None:
+        wait_s = math.ceil(self._attempts.wait_s(client, self._clock())) if client is not None else 0
+        if wait_s > 0:
+            message = f"too many logins failed from this address: none is looked at for {wait_s} s"
+            raise ProblemError(429, "too_many_failed_logins", message, {"Retry-After": str(wait_s)})
 
 
 def host_and_port(text: str) -> tuple[str, int]:
