@@ -37,7 +37,7 @@ run: $(VENV)/.package
 	@$(BIN)/crmbridge $(if $(CONFIG),run --config $(CONFIG),demo) $(ARGS)
 
 test: venv
-	@BIN=$(BIN) REQUIRE=$(REQUIRE) TESTS="$(TESTS)" tests/run $(ARGS)
+	@BIN=$(BIN) REQUIRE=$(REQUIRE) TESTS="$(TESTS)" WORKERS=$(WORKERS) tests/run $(ARGS)
 
 check: venv
 	$(BIN)/ruff format --check .

@@ -1,9 +1,15 @@
-"""One Asterisk of each version for all tests, and its console beside a test that failed."""
+"""One Asterisk of each version for all tests of a process, and its console beside a test that failed.
+
+Where `tests/run` has the tests run side by side (pytest-xdist), each worker process has Asterisks of its own, in
+networks of their own, on top of the same root filesystems; all end with the worker, however it ends.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import AsyncIterator, Generator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,29 +25,68 @@ from crmbridge.demo.receiver import Receiver
 CONSOLE = pytest.StashKey[tuple[Pbx, int]]()
 
 
-@pytest.fixture(scope="session", params=sorted(RECIPES))
-def root(request: pytest.FixtureRequest) -> Iterator[tuple[str, Path]]:
-    """Version and root filesystem; it is built over the network, and where that can't be had the tests are skipped."""
-    with ExitStack() as stack:
-        try:
-            path = stack.enter_context(root_filesystem(request.param))
-        except BuildError as error:
-            missing(str(error))
-        yield request.param, path
+class Lab:
+    """What the tests of this process share: root filesystems and Asterisks, each made when the first test asks for it.
+
+    Not session fixtures with parameters: pytest ends such a one whenever the next test has other parameters.
+    """
+
+    def __init__(self, stack: ExitStack, run: Path) -> None:
+        """`run`: a folder that all processes of this run of the tests share."""
+        self._stack = stack
+        self._run = run
+        self._roots: dict[str, Path] = {}
+        self._running: dict[str, Pbx] = {}
+
+    def root(self, version: str) -> Path:
+        """A root filesystem; it is built over the network, and where that can't be had the running test is skipped."""
+        if version not in self._roots:
+            with _first_tries(self._run / f"asterisk-{version}") as failed:
+                if failed.exists():
+                    missing(failed.read_text())
+                try:
+                    self._roots[version] = self._stack.enter_context(root_filesystem(version))
+                except BuildError as error:
+                    failed.write_text(str(error))
+                    missing(str(error))
+        return self._roots[version]
+
+    def pbx(self, version: str) -> Pbx:
+        """A running Asterisk: the one there is, or another one where that has ended."""
+        if version not in self._running or not self._running[version].is_running:
+            network = self._stack.enter_context(Network())
+            self._running[version] = self._stack.enter_context(lab_pbx.running(version, self.root(version), network))
+        return self._running[version]
+
+
+@contextmanager
+def _first_tries(file: Path) -> Iterator[Path]:
+    """One process after the other; what the first that failed leaves in the file is true of the others, too."""
+    with file.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield file
 
 
 @pytest.fixture(scope="session")
-def shared_pbx(root: tuple[str, Path]) -> Iterator[Pbx]:
-    version, path = root
-    with Network() as network, lab_pbx.running(version, path, network) as pbx:
-        yield pbx
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    base = tmp_path_factory.getbasetemp()
+    with ExitStack() as stack:
+        yield Lab(stack, base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)
+
+
+@pytest.fixture(params=sorted(RECIPES))
+def root(request: pytest.FixtureRequest, lab: Lab) -> tuple[str, Path]:
+    """Version and root filesystem."""
+    return request.param, lab.root(request.param)
 
 
 @pytest.fixture
-def pbx(shared_pbx: Pbx, request: pytest.FixtureRequest) -> Pbx:
+def pbx(root: tuple[str, Path], lab: Lab, request: pytest.FixtureRequest) -> Pbx:
     """The running Asterisk, without calls; what it says from now on is this test's."""
-    request.node.stash[CONSOLE] = (shared_pbx, len(shared_pbx.log()))
-    return shared_pbx
+    version, _ = root
+    pbx = lab.pbx(version)
+    request.node.stash[CONSOLE] = (pbx, len(pbx.log()))
+    return pbx
 
 
 @pytest.fixture
@@ -57,4 +102,5 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.failed and CONSOLE in item.stash:
         pbx, since = item.stash[CONSOLE]
         report.sections.append((f"Asterisk {pbx.version}", pbx.log()[since:][-10000:]))
+        pbx.stop()  # with whatever the test has left in it: the next one gets another
     return report

@@ -69,9 +69,14 @@ class Pbx:
             raise PbxError(f"no version in {told!r}")
         return found[1]
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
     def stop(self) -> None:
         """End it, at once if it doesn't end by itself."""
-        if self._process.poll() is None:
+        if self.is_running:
             os.kill(self.pid, signal.SIGTERM)
             try:
                 self._process.wait(STOP_TIMEOUT_S)

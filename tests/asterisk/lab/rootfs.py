@@ -79,12 +79,15 @@ def root_filesystem(version: str) -> Iterator[Path]:
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
     root = cache / f"asterisk-{version}-{stamp}"
-    with _locked(root, fcntl.LOCK_EX):
-        if not root.is_dir():
-            _build(recipe, root)
-    with _locked(root, fcntl.LOCK_SH):
-        _remove_others(cache, version, root)
-        yield root
+    while True:
+        with _locked(root, fcntl.LOCK_SH):
+            if root.is_dir():
+                _remove_others(cache, version, root)
+                yield root
+                return
+        with _locked(root, fcntl.LOCK_EX):
+            if not root.is_dir():
+                _build(recipe, root)
 
 
 def _build(recipe: Recipe, root: Path) -> None:
@@ -119,7 +122,8 @@ def _remove_others(cache: Path, version: str, root: Path) -> None:
             continue
         try:
             with _locked(other, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                shutil.rmtree(other)
+                if other.is_dir():  # another run may have been first
+                    shutil.rmtree(other)
         except BlockingIOError:
             continue  # another run still has it in use
 
