@@ -1,12 +1,18 @@
 """For all tests: what they need of the machine, the order of the tiers, and a last line for each tier.
 
-A tier is a folder. `@pytest.mark.needs("asterisk", "sipp")` names what `tests.needs` knows.
+A tier is a folder. `@pytest.mark.needs("asterisk", "sipp")` names what `tests.needs` knows. `tests/run` has several
+worker processes (pytest-xdist) share the tests; what `@pytest.mark.alone` marks, a test under load, has the machine to
+itself among them.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import hypothesis
@@ -20,6 +26,28 @@ from tests.needs import TIERS, lacking, missing  # noqa: E402  # after the path 
 # The same examples each time, however busy the machine: what fails fails for a change, not by chance.
 hypothesis.settings.register_profile("crmbridge", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("crmbridge")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Among several workers, wait for a test that is alone, or for all others."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    with _turn(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
+@contextmanager
+def _turn(*, alone: bool) -> Iterator[None]:
+    """Hold the room: all together, or one alone. Who waits to be alone holds the door, so that nobody else comes in.
+
+    Both are locks on files that are there anyway; they end with the process that holds them.
+    """
+    with (HERE / "needs.py").open() as door, (HERE / "conftest.py").open() as room:
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(door, fcntl.LOCK_UN)
+        yield
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -81,12 +81,14 @@ def root(request: pytest.FixtureRequest, lab: Lab) -> tuple[str, Path]:
 
 
 @pytest.fixture
-def pbx(root: tuple[str, Path], lab: Lab, request: pytest.FixtureRequest) -> Pbx:
+def pbx(root: tuple[str, Path], lab: Lab, request: pytest.FixtureRequest) -> Iterator[Pbx]:
     """The running Asterisk, without calls; what it says from now on is this test's."""
     version, _ = root
     pbx = lab.pbx(version)
     request.node.stash[CONSOLE] = (pbx, len(pbx.log()))
-    return pbx
+    yield pbx
+    if pbx.is_running and not pbx.is_idle():
+        pbx.stop()  # with the calls that the test has left in it: the next one gets another
 
 
 @pytest.fixture

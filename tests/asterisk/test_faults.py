@@ -12,10 +12,12 @@ from tests.asterisk.faults.restarts import restarts
 from tests.asterisk.lab.pbx import Pbx
 
 live = pytest.mark.needs("asterisk", "sipp")
+alone = pytest.mark.alone
 SHORT_S = {Fault.FREEZE: (1.0, 2.0), Fault.TRICKLE: (1.0, 2.0)}
 
 
 @live
+@alone
 async def test_a_bridge_that_is_killed_under_load_tells_every_call_that_goes_on_once(pbx: Pbx, tmp_path: Path) -> None:
     killed = await kills(pbx, tmp_path, per_s=5, seconds=8, times=3, seed=1)
     assert not killed.broken
@@ -24,6 +26,7 @@ async def test_a_bridge_that_is_killed_under_load_tells_every_call_that_goes_on_
 
 
 @live
+@alone
 async def test_a_connection_that_is_cut_frozen_and_slowed_loses_no_call(pbx: Pbx, tmp_path: Path) -> None:
     result = await cuts(pbx, tmp_path, per_s=5, times=6, bridges=2, seed=1, lasts_s=SHORT_S)
     assert not result.broken
@@ -34,6 +37,7 @@ async def test_a_connection_that_is_cut_frozen_and_slowed_loses_no_call(pbx: Pbx
 
 
 @live
+@alone
 async def test_calls_after_a_restart_of_asterisk_are_told(pbx: Pbx, tmp_path: Path) -> None:
     result = await restarts(pbx, tmp_path, per_s=5, times=1, seed=1)
     assert not result.broken

@@ -76,14 +76,15 @@ class Ami(asyncio.Protocol):
         """The events of a name that have come."""
         return [frame for frame in self.frames if frame.get("Event") == name]
 
+    def channels(self) -> list[str]:
+        """The channels that were seen to come and are not gone, by the names that they came with."""
+        # Of a channel that was going when we came, only the Hangup is seen.
+        gone = {frame["Uniqueid"] for frame in self.events("Hangup")}
+        return [frame["Channel"] for frame in self.events("Newchannel") if frame["Uniqueid"] not in gone]
+
     async def until_no_channels(self) -> None:
         """Wait until each channel that was seen to come is gone."""
-
-        def ids(event: str) -> set[str]:
-            return {frame["Uniqueid"] for frame in self.events(event)}
-
-        # Of a channel that was going when we came, only the Hangup is seen.
-        await self._changes.until(lambda: ids("Newchannel") <= ids("Hangup"))
+        await self._changes.until(lambda: not self.channels())
 
     async def until_still(self, for_s: float) -> None:
         """Wait until nothing has come for so long."""

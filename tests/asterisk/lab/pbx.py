@@ -44,6 +44,7 @@ class Pbx:
         self.network = network
         self._process = process
         self._output = output
+        self._release = ""
 
     def log(self) -> str:
         """All that it has said on its console."""
@@ -63,16 +64,22 @@ class Pbx:
 
     def release(self) -> str:
         """Its version, such as 22.10.1."""
-        told = self.cli("core show version")
-        found = re.search(r"Asterisk ([\d.]+)", told)
-        if found is None:
-            raise PbxError(f"no version in {told!r}")
-        return found[1]
+        if not self._release:
+            told = self.cli("core show version")
+            found = re.search(r"Asterisk ([\d.]+)", told)
+            if found is None:
+                raise PbxError(f"no version in {told!r}")
+            self._release = found[1]
+        return self._release
 
     @property
     def is_running(self) -> bool:
         """Whether it has not ended."""
         return self._process.poll() is None
+
+    def is_idle(self) -> bool:
+        """Whether it has no channels."""
+        return "\n0 active channels" in f"\n{self.cli('core show channels count')}"
 
     def stop(self) -> None:
         """End it, at once if it doesn't end by itself."""

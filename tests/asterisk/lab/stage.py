@@ -215,13 +215,18 @@ class Recording:
 
 async def perform(where: Pbx, chosen: Scenario) -> Recording:
     """Play a scenario while our AMI user listens. Raises TimeoutError where it gets stuck."""
-    async with asyncio.timeout(LIMIT_S), _stage(where, chosen.office) as stage:
-        await chosen.play(stage)
-        for phone in (stage.trunk, *stage.phones.values()):
-            for call in phone.calls:
-                await call.until_over()
-        await stage.ami.until_no_channels()
-        await stage.ami.until_still(STILL_S)
+    async with _stage(where, chosen.office) as stage:
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                await chosen.play(stage)
+                for phone in (stage.trunk, *stage.phones.values()):
+                    for call in phone.calls:
+                        await call.until_over()
+                await stage.ami.until_no_channels()
+                await stage.ami.until_still(STILL_S)
+        except TimeoutError as error:
+            error.add_note(f"channels: {stage.ami.channels()}")
+            raise
         ami = stage.ami
         return Recording(chosen, bytes(ami.raw), ami.timing, ami.frames, stage.measured(), stage)
 
