@@ -7,6 +7,7 @@ import gzip
 import socket
 import ssl
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -322,12 +323,47 @@ async def test_a_crm_that_is_not_there(file: Path) -> None:
 
 
 async def test_a_name_that_has_no_address(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def no_address(*_: object, **__: object) -> list[object]:
+    def no_address(*_: object, **__: object) -> list[object]:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", no_address)
+    monkeypatch.setattr(socket, "getaddrinfo", no_address)
     reason = await reason_of(file, "http://crm.example/")
     assert reason.startswith("no address found for crm.example: check crm.url and this host's DNS (")
+
+
+async def test_a_name_server_that_is_silent_holds_up_nothing_else(
+    file: Path, crm: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the threads that all parts share, nor a stop, which would wait for them."""
+    asked, answers = threading.Semaphore(0), threading.Event()
+    url = (await crm.start()).replace("127.0.0.1", "crm.example")
+    getaddrinfo = socket.getaddrinfo
+
+    def silent(host: str, *arguments: Any, **more: Any) -> Any:  # noqa: ANN401 (getaddrinfo's)
+        if host == "crm.example":
+            asked.release()
+            answers.wait(60)
+        return getaddrinfo("127.0.0.1", *arguments, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    async with bench(file, url, timeout_s=600.0, stop_grace_s=0.1) as b:
+        await b.tell(*(ring(f"c{n}", f"70{n}") for n in range(8)))
+        assert await asyncio.to_thread(asked.acquire, timeout=20), "a shared thread is free"
+        await b.stop()
+        assert not answers.is_set()
+        assert len(await b.outbox.waiting()) == 8
+    answers.set()
+    async with bench(file, url) as b:
+        b.clock.wall = AT
+        b.sender.submit(await b.outbox.waiting())
+        await b.settled(8)
+        assert {state for _, state in b.final} == {State.CONFIRMED}
+
+
+async def test_a_name_that_can_be_none_is_no_address(file: Path) -> None:
+    """As another bridge's settings may have it; getaddrinfo raises UnicodeError for it."""
+    reason = await reason_of(file, f"http://{'a' * 64}.example/")
+    assert reason.startswith("no address found for ")
 
 
 @asynccontextmanager
@@ -438,7 +474,7 @@ async def test_pauses_grow_and_warnings_do_not_flood(file: Path, crm: Receiver) 
     with capture_logs() as logs:
         async with bench(file, await crm.start()) as b:
             (delivery,) = await b.tell(answer())
-            for failures, pause in enumerate([0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0], start=1):
+            for failures, pause in enumerate([0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 5.0], start=1):
                 await b.failed(failures)
                 (waiting,) = await b.outbox.waiting()
                 assert waiting.next_attempt_at == b.clock.wall + timedelta(seconds=pause)
@@ -447,6 +483,21 @@ async def test_pauses_grow_and_warnings_do_not_flood(file: Path, crm: Receiver) 
             await b.failed(8)
             assert len(await b.outbox.attempts(delivery.id)) == 8
     assert [(each["event"], each["log_level"]) for each in logs] == [("crm.retrying", "warning")]
+
+
+async def test_only_what_fails_while_others_get_through_pauses_for_long(file: Path, crm: Receiver) -> None:
+    async with bench(file, await crm.start()) as b:
+        crm.script(Reply(status=500))
+        await b.tell(answer("bad", "701"))
+        await b.failed(1)
+        for failures, pause in enumerate([0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0], start=1):
+            await b.tell(ring(f"good{failures}", "702"))
+            await b.settled(failures)
+            crm.script(Reply(status=500))
+            (waiting,) = await b.outbox.waiting()
+            assert waiting.next_attempt_at == b.clock.wall + timedelta(seconds=pause)
+            await b.clock.turn(pause)
+            await b.failed(failures + 1)
 
 
 async def test_retry_after_holds_back_everything(file: Path, crm: Receiver) -> None:
@@ -547,12 +598,12 @@ async def test_a_clock_set_by_an_hour_changes_neither_retries_nor_expiry(file: P
         await b.tell(ring("c1"), answer("c1"))
         await b.failed(1)
         b.clock.wall += timedelta(hours=hours)
-        for failures, pause in enumerate([0.5, 1, 2, 4, 8, 16], start=2):
+        for failures, pause in enumerate([0.5, 1, 2, 4, *[5] * 10], start=2):
             await b.clock.turn(pause)
             await b.failed(failures)
         assert b.final == []
         crm.default = Reply()
-        await b.clock.turn(60 - 31.5 - 0.1)
+        await b.clock.turn(60 - 57.5 - 0.1)
         await b.clock.turn(0.1)
         await b.settled(2)
         assert b.final[0][1] is State.EXPIRED, "the ring, after a minute and not after an hour or at once"
@@ -587,24 +638,33 @@ async def test_a_stop_does_not_wait_for_ever(file: Path, crm: Receiver) -> None:
 
 
 async def test_what_is_retried_and_dropped_by_hand(file: Path, crm: Receiver) -> None:
-    crm.script(Reply(status=404), *[Reply(status=500)] * 5)
+    crm.script(Reply(status=404), *[Reply(status=500)] * 4)
     async with bench(file, await crm.start()) as b, open_outbox(file, sole=False) as command:
         (refused,) = await b.tell(ring("c1", "701"))
         await b.settled(1)
         (failing,) = await b.tell(answer("c2", "702"))
-        for failures, pause in enumerate([0.5, 1, 2, 4], start=1):
+        for failures, pause in enumerate([0.5, 1, 2], start=1):
             await b.failed(failures)
             await b.clock.turn(pause)
+        await b.failed(4)
+        (other,) = await b.tell(ring("c3", "703"))  # one that gets through, so that the next pause is a long one
+        await b.settled(2)
+        crm.script(Reply(status=500))
+        await b.clock.turn(4)
         await b.failed(5)
         b.clock.wall += timedelta(hours=3)
         assert await command.retry(refused.id, b.clock.wall)
         assert await command.drop(failing.id, b.clock.wall)
         await b.clock.turn(FOLLOW_OUTBOX_S)
-        await b.settled(2)
+        await b.settled(3)
         await b.clock.turn(600)
-        assert b.final == [(refused.id, State.REFUSED), (refused.id, State.CONFIRMED)]
+        assert b.final == [
+            (refused.id, State.REFUSED),
+            (other.id, State.CONFIRMED),
+            (refused.id, State.CONFIRMED),
+        ]
         assert b.sender.stats().waiting == 0
-    assert [ext for ext, _ in told(crm)] == ["701", *["702"] * 5, "701"]
+    assert [ext for ext, _ in told(crm)] == ["701", *["702"] * 4, "703", "702", "701"]
 
 
 class Paper:

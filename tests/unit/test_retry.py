@@ -61,6 +61,20 @@ def test_retry_after(header: str | None, expected: float | None) -> None:
     assert retry_after_s(header, NOW) == expected
 
 
+@pytest.mark.parametrize(
+    ("date", "expected"),
+    [
+        ("Fri, 29 Mar 2024 13:00:00 GMT", 30),
+        ("Fri, 29 Mar 2024 14:00:00 +0100", 30),
+        (None, LONGEST_RETRY_AFTER_S),
+        ("some time ago", LONGEST_RETRY_AFTER_S),
+    ],
+)
+def test_a_date_is_told_by_the_crms_clock(date: str | None, expected: float) -> None:
+    """Which is an hour ahead of ours here."""
+    assert retry_after_s("Fri, 29 Mar 2024 13:00:30 GMT", NOW, date) == expected
+
+
 @given(st.text())
 def test_no_retry_after_raises(header: str) -> None:
     seconds = retry_after_s(header, NOW)

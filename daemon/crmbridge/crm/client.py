@@ -19,6 +19,7 @@ import yarl
 from crmbridge import __version__
 from crmbridge.calls.events import CallEvent
 from crmbridge.crm.callback import Answer, Verdict, check_url, idempotency_key, judge, printable, request_url
+from crmbridge.crm.resolver import Resolver
 
 ANSWER_LIMIT_BYTES = 64 * 1024
 """The CRM's answer is some 30 bytes; a PHP error page fits in this."""
@@ -40,6 +41,8 @@ class Outcome:
     """HTTP status; None when there was no answer."""
     retry_after: str | None = None
     """The header as it came, where the CRM as a whole asks to be left alone (429, 503)."""
+    date: str | None = None
+    """The header as it came: what the CRM's clock says."""
 
 
 class CrmClient:
@@ -55,7 +58,10 @@ class CrmClient:
         self._timeout_s = timeout_s
         self._server = yarl.URL(url).host or ""
         self._connector = aiohttp.TCPConnector(
-            limit=connections, ssl=ssl_context or True, keepalive_timeout=IDLE_CONNECTION_S
+            limit=connections,
+            ssl=ssl_context or True,
+            keepalive_timeout=IDLE_CONNECTION_S,
+            resolver=Resolver(),
         )
         self._session = aiohttp.ClientSession(
             connector=self._connector,
@@ -107,7 +113,8 @@ class CrmClient:
                 reason = f"HTTP {status}: the answer is longer than {ANSWER_LIMIT_BYTES // 1024} KiB; check crm.url"
                 return Outcome(Verdict(Answer.RETRY, reason), status)
             retry_after = response.headers.get("Retry-After") if status in {429, 503} else None
-            return Outcome(judge(status, body, response.headers.get("Location")), status, retry_after)
+            verdict = judge(status, body, response.headers.get("Location"))
+            return Outcome(verdict, status, retry_after, response.headers.get("Date"))
 
     def _words(self, error: Exception) -> str:
         server = self._server

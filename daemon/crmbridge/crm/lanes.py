@@ -36,6 +36,8 @@ class Entry:
     due: float | None = None
     """Pausing until then; None: ready as soon as it heads its lane."""
     under_way: bool = False
+    through: int = 0
+    """How many callbacks had got through when this one last failed."""
 
     @property
     def lane(self) -> LaneKey:

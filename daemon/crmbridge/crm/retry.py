@@ -23,7 +23,9 @@ from crmbridge.calls.events import Kind
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
-"""Between two tries of one callback while others get through: it is this one that the CRM can't digest."""
+"""Between two tries of one callback while others get through: it is this one that the CRM can't digest. While nothing
+gets through, `LONGEST_PROBE_PAUSE_S` is the longest: in a small office hardly ever do enough callbacks fail to open the
+breaker, and a popup that waits for half a minute after the CRM is back is of no use."""
 
 BREAKER_FAILURES = 5
 """Different callbacks: one that the CRM can't digest, tried again and again, must not hold up the others."""
@@ -55,23 +57,30 @@ def pause_s(tries: int, jitter: float, longest_s: float = LONGEST_PAUSE_S) -> fl
     return float(min(FIRST_PAUSE_S * 2**doublings, longest_s) * (1 - jitter / 2))
 
 
-def retry_after_s(value: str | None, now: datetime) -> float | None:
+def retry_after_s(value: str | None, now: datetime, date: str | None = None) -> float | None:
     """A Retry-After header in seconds, within bounds; None when there is none, it is past, or it is unreadable.
 
-    `now` is the wall clock's (aware): a date is told by the CRM's clock, and nothing better is known.
+    A date is told by the CRM's clock, and so is `date`, the answer's own Date header. Only without it, `now` (aware) of
+    our clock has to do, which may be another.
     """
     text = (value or "").strip()
     # No number of seconds beyond ten digits needs to be told from another.
-    seconds = float(text[:10]) if text.isascii() and text.isdigit() else _seconds_until(text, now)
+    seconds = float(text[:10]) if text.isascii() and text.isdigit() else _seconds_until(text, _instant(date) or now)
     return min(seconds, LONGEST_RETRY_AFTER_S) if seconds > 0 else None
 
 
 def _seconds_until(http_date: str, now: datetime) -> float:
+    at = _instant(http_date)
+    return (at - now).total_seconds() if at else 0.0
+
+
+def _instant(http_date: str | None) -> datetime | None:
+    """An HTTP date, aware; None where it is none."""
     try:
-        at = parsedate_to_datetime(http_date)
-        return ((at if at.tzinfo else at.replace(tzinfo=UTC)) - now).total_seconds()
+        at = parsedate_to_datetime(http_date or "")
+        return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
     except (ValueError, TypeError, IndexError, OverflowError):
-        return 0.0
+        return None
 
 
 class Phase(Enum):

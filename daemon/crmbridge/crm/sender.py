@@ -24,7 +24,16 @@ from crmbridge.crm.callback import Answer, check_url
 from crmbridge.crm.client import CrmClient, Outcome
 from crmbridge.crm.clock import Clock
 from crmbridge.crm.lanes import Entry, Lanes
-from crmbridge.crm.retry import LONGEST_RETRY_AFTER_S, Breaker, Phase, Policy, pause_s, retry_after_s
+from crmbridge.crm.retry import (
+    LONGEST_PAUSE_S,
+    LONGEST_PROBE_PAUSE_S,
+    LONGEST_RETRY_AFTER_S,
+    Breaker,
+    Phase,
+    Policy,
+    pause_s,
+    retry_after_s,
+)
 
 log = structlog.get_logger("crmbridge.crm")
 
@@ -104,6 +113,8 @@ class Sender:
         self._on_outcome = on_outcome
         self._lanes = Lanes()
         self._breaker = Breaker()
+        self._through = 0
+        """How many callbacks the CRM has confirmed or refused."""
         self._stats = Stats()
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
@@ -224,13 +235,15 @@ class Sender:
 
     async def _again(self, entry: Entry, attempt: Attempt, outcome: Outcome) -> None:
         now, wall = self._clock.monotonic(), self._clock.now()
-        after_s = retry_after_s(outcome.retry_after, wall)
+        after_s = retry_after_s(outcome.retry_after, wall, outcome.date)
         self._crm_failed(entry, attempt, after_s)
         if now >= entry.deadline:
             await self._outbox.record(entry.delivery.id, attempt, State.EXPIRED)
             self._close(entry, State.EXPIRED, attempt)
             return
-        pause = max(pause_s(entry.attempts, self._clock.jitter()), after_s or 0.0)
+        longest_s = LONGEST_PROBE_PAUSE_S if entry.through == self._through else LONGEST_PAUSE_S
+        entry.through = self._through
+        pause = max(pause_s(entry.attempts, self._clock.jitter(), longest_s), after_s or 0.0)
         next_at = wall + timedelta(seconds=pause)
         if await self._outbox.record(entry.delivery.id, attempt, State.QUEUED, next_at):
             self._lanes.pause(entry, now + pause)
@@ -261,6 +274,7 @@ class Sender:
             log.info("crm.back", waiting=len(self._lanes))
             self._lanes.end_pauses()
         self._breaker = self._breaker.alive()
+        self._through += 1
 
     def _crm_failed(self, entry: Entry, attempt: Attempt, after_s: float | None) -> None:
         self._stats.failures += 1

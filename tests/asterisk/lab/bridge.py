@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -45,9 +46,13 @@ class Bridge:
     def count(self, event: str) -> int:
         return sum(json.loads(line)["event"] == event for line in self.lines if line.startswith("{"))
 
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        """Wait until this is so, or it has ended; looked at with each line that it logs."""
+        await self._changes.until(lambda: is_so() or self.process.returncode is not None)
+
     async def logged(self, event: str, times: int = 1) -> None:
         """Wait until it has logged an event so often."""
-        await self._changes.until(lambda: self.count(event) >= times or self.process.returncode is not None)
+        await self.until(lambda: self.count(event) >= times)
         assert self.count(event) >= times, "".join(self.lines)
 
 
@@ -91,10 +96,18 @@ async def bridge(
 ) -> AsyncIterator[Bridge]:
     """The bridge, connected and listening; ended as systemd would."""
     config = configured(folder, ami=ami, crm=crm, http=http)
+    async with started(network.command(COMMAND, "run", "--config", str(config))) as running:
+        yield running
+
+
+@asynccontextmanager
+async def started(command: list[str], env: Mapping[str, str] | None = None) -> AsyncIterator[Bridge]:
+    """The bridge that this command runs, connected and listening; ended as systemd would."""
     process = await asyncio.create_subprocess_exec(
-        *network.command(COMMAND, "run", "--config", str(config)),
+        *command,
         stdin=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **(env or {})},
     )
     running = Bridge(process)
     reading = asyncio.create_task(running.read())
