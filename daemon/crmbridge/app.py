@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -37,7 +36,7 @@ from crmbridge.crm.sender import Sender
 from crmbridge.crm.sender import Settings as SenderSettings
 from crmbridge.intake import Frame, Intake
 from crmbridge.pbx import actions
-from crmbridge.pbx.ami import ActionTimeoutError, Ami, ConnectionLostError, NotConnectedError
+from crmbridge.pbx.ami import ActionTimeoutError, Address, Ami, ConnectionLostError, NotConnectedError
 from crmbridge.records import Records
 from crmbridge.store import call_list
 from crmbridge.store.call_list import CallList
@@ -81,8 +80,8 @@ class ListenError(Exception):
 async def run(settings: Settings, stop: asyncio.Event, *, http: socket.socket | None = None) -> None:
     """Be the bridge until `stop` is set; then finish what is under way.
 
-    `http`: a socket that is bound already, in place of `http.listen`. Raises LoginRefusedError, StoreError and
-    ListenError, which say what to do; what is unexpected goes through and ends the process.
+    `http`: a socket that is bound already, in place of `http.listen`. Raises StoreError and ListenError, which say
+    what to do; what is unexpected goes through and ends the process.
     """
     async with AsyncExitStack() as stack:
         outbox = await stack.enter_async_context(open_outbox(settings.store.state_dir / OUTBOX))
@@ -124,7 +123,8 @@ class _Bridge:
             others=others,
             resync=self._resync,
         )
-        self._ami = build_ami(settings, wanted=Tracker.EVENTS | others.keys(), on_frame=self._intake.take)
+        wanted = Tracker.EVENTS | others.keys()
+        self._ami = build_ami(settings, wanted=wanted, on_frame=self._intake.take, apart=others.keys())
 
     def _resync(self) -> None:
         self._ami.resync()
@@ -227,7 +227,7 @@ class _Bridge:
     def _troubles(self) -> list[str]:
         """Why the bridge can't do its work at present."""
         troubles = {
-            "no AMI session with the PBX": not self._ami.connected,
+            f"no AMI session with the PBX: {self._ami.trouble}": not self._ami.connected,
             "the disk refuses the outbox; callbacks go on from memory": self._outbox.disk_refuses,
             "the disk hangs; callbacks go on from memory": self._outbox.disk_hangs,
         }
@@ -302,17 +302,22 @@ def build_sender(crm: CrmSettings, outbox: Outbox) -> Sender:
     return Sender(settings, outbox)
 
 
-def build_ami(settings: Settings, *, wanted: Collection[str], on_frame: Callable[[Frame, datetime], None]) -> Ami:
+def build_ami(
+    settings: Settings,
+    *,
+    wanted: Collection[str],
+    on_frame: Callable[[Frame, datetime], None],
+    apart: Collection[str] = (),
+) -> Ami:
     """The session with the PBX."""
     ami = settings.ami
     return Ami(
-        host=ami.host,
-        port=ami.port,
+        address=Address(ami.host, ami.port, tls=ami.tls, ca_file=ami.ca_file),
         username=ami.username,
         secret=ami.secret.get_secret_value(),
         wanted=wanted,
         on_frame=on_frame,
-        tls=ssl.create_default_context(cafile=str(ami.ca_file) if ami.ca_file else None) if ami.tls else None,
+        apart=apart,
     )
 
 

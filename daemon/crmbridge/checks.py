@@ -12,7 +12,7 @@ import aiohttp
 
 from crmbridge import app
 from crmbridge.config import Settings
-from crmbridge.pbx.ami import ActionTimeoutError, ConnectionLostError, LoginRefusedError, NotConnectedError, explain
+from crmbridge.pbx.ami import PASSING, LoginRefusedError, explain
 from crmbridge.store.outbox import open_outbox
 from crmbridge.store.schema import StoreError
 from crmbridge.web.server import host_and_port
@@ -70,7 +70,7 @@ async def _ami(settings: Settings) -> AsyncIterator[Link]:
     except LoginRefusedError as error:
         yield Link("AMI", ok=False, found=str(error))
         return
-    except (OSError, TimeoutError, NotConnectedError, ConnectionLostError, ActionTimeoutError) as error:
+    except PASSING as error:
         yield Link("AMI", ok=False, found=f"{where}: {explain(error)}")
         return
     yield Link("AMI", ok=True, found=f"logged in at {where} as {settings.ami.username}, AMI version {probe.version}")

@@ -39,7 +39,7 @@ class Intake:
     ) -> None:
         """`store` has call events on disk when it returns, and gives back the new ones; `send` takes those on.
 
-        `others`: what to do with events that are not the tracker's, by name. `resync` asks the PBX to list its
+        `others`: what to do at once with events that are not the tracker's, by name. `resync` asks the PBX to list its
         channels, for when we could not keep up.
         """
         self._tracker = tracker
@@ -53,12 +53,16 @@ class Intake:
 
     def take(self, frame: Frame, at: datetime) -> None:
         """Take a frame that was read at this instant. Returns at once."""
-        if len(self._waiting) >= LONGEST_LAG:
+        other = self._others.get(frame.get("Event", ""))
+        if other is not None:
+            other(frame)
+            return
+        self._waiting.append((frame, at))
+        self._arrived.set()
+        if len(self._waiting) > LONGEST_LAG:
             log.error("intake.overrun", dropped=len(self._waiting), hint="the disk or the CPU can't keep up; resyncing")
             self._waiting.clear()
             self._resync()
-        self._waiting.append((frame, at))
-        self._arrived.set()
 
     def stop(self) -> None:
         """Ask `run` to end once it has worked off what has come."""
@@ -90,11 +94,7 @@ class Intake:
             _say(delivery.event)
 
     def _understand(self, frame: Frame, at: datetime) -> list[CallEvent]:
-        other = self._others.get(frame.get("Event", ""))
         try:
-            if other is not None:
-                other(frame)
-                return []
             return self._tracker.handle(frame, at)
         except Exception:
             # One event that nobody understands must not cost the popups of the calls behind it.

@@ -294,14 +294,33 @@ async def failed(config: Path) -> tuple[int, str]:
     return process.returncode, "\n".join(plain)
 
 
-async def test_a_wrong_ami_password_ends_it_with_one_line(tmp_path: Path, pbx: SimulatedPbx) -> None:
-    code, said = await failed(write(tmp_path, ami_port=pbx.port, url="http://127.0.0.1:9/x", secret="wrong"))
-    assert code == 77
-    assert said.count("\n") == 0
-    assert said.startswith("crmbridge: Asterisk at 127.0.0.1:")
-    assert "ami.secret" in said
-    assert "manager.conf" in said
-    assert "wrong" not in said
+async def test_a_wrong_ami_password_is_one_line_that_names_what_to_mend_and_all_else_goes_on(
+    tmp_path: Path, pbx: SimulatedPbx, crm: Receiver
+) -> None:
+    url = await crm.start()
+    async with open_outbox(tmp_path / "outbox.db") as outbox:
+        await outbox.add(
+            [CallEvent(Kind.RING, "pbx", "1.1", "777", "033004799", "10", datetime.now(UTC), "1.1", "1.2")]
+        )
+    async with daemon(write(tmp_path, ami_port=pbx.port, url=url, secret="wr0ng")) as bridge:
+        (refused,) = await bridge.logged("ami.login_refused")
+        assert refused["level"] == "error"
+        for what in ("ami.secret", "permit", "manager.conf", "manager_custom.conf"):
+            assert what in refused["error"]
+        assert await targets(crm, 1) == [RING], "what waits for the CRM is sent all the same"
+        port = await bridge.port()
+        status, answer = await get(port, "/readyz")
+        assert status == 503
+        assert "Authentication failed" in answer["reasons"][0]
+        status, answer = await get(port, "/dialer/sodialer.php?sExt=777&sNumber=0529876543&ClientId=10")
+        assert (status, answer["error"]["code"]) == (503, "pbx_not_connected")
+        assert (await get(port, "/healthz"))[0] == 200
+        code, said = await output("check", "--json", "--config", str(tmp_path / "config.toml"))
+        links = {link["link"]: link for link in json.loads(said)}
+        assert code == 1
+        assert "ami.secret" in links["AMI"]["found"]
+    assert "wr0ng" not in json.dumps(bridge.lines)
+    assert bridge.process.returncode == 0
 
 
 async def test_a_taken_port_ends_it_with_one_line(tmp_path: Path, pbx: SimulatedPbx) -> None:

@@ -1,80 +1,58 @@
-"""The connection to Asterisk's Manager Interface: always trying, never blocking, nothing sent twice.
+"""The session with Asterisk's Manager Interface: always trying, never blocking, nothing sent twice.
 
-The only module that knows panoramisk. Of it we use the actions (ActionIDs, collecting the answers of a list) and the
-protocol that sends them. Ours are the reading of frames (`wire`: its own reader decodes each TCP read by itself and
-runs patterns on every event) and the connection's life (its own sends unanswered actions again after a reconnect: a
-click would ring minutes later; and retries a refused login for ever, silently). `tests/integration/test_ami.py` shows
-each of these.
+Connections come and go (`connection`); this holds one after the other. Whatever ends one, even a refused login, another
+is tried after a pause (`pauses`), and each begins with lists of all that there is (`listing`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
-import ssl
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import count
-from typing import Any, cast
 
 import structlog
-from panoramisk.actions import Action as PanoramiskAction
-from panoramisk.ami_protocol import AMIProtocol
-from panoramisk.message import Message
 
-from crmbridge.pbx.actions import Action, checked
-from crmbridge.pbx.wire import Frame, FrameReader
+from crmbridge.pbx import filters
+from crmbridge.pbx.actions import Action
+from crmbridge.pbx.connection import (
+    PASSING,
+    ActionTimeoutError,
+    Address,
+    Answer,
+    Connection,
+    ConnectionLostError,
+    LoginRefusedError,
+    NotConnectedError,
+    connected,
+)
+from crmbridge.pbx.explain import explain
+from crmbridge.pbx.listing import OF_LISTS, PHONES, Listing, Taken, refusal
+from crmbridge.pbx.pauses import Pauses, Timing
+from crmbridge.pbx.wire import Frame
 
-log = structlog.get_logger("crmbridge.ami")
+__all__ = [
+    "PASSING",
+    "ActionTimeoutError",
+    "Address",
+    "Ami",
+    "Answer",
+    "ConnectionLostError",
+    "LoginRefusedError",
+    "NotConnectedError",
+    "Probe",
+    "Timing",
+    "explain",
+]
 
-_PHONES: tuple[Action, ...] = ({"Action": "ExtensionStateList"}, {"Action": "DBGetTree", "Family": "DEVICE"})
-"""Hints, and FreePBX's devices; older Asterisks than 16.28 and 18.14 have no DBGetTree: there the hints do."""
-_LISTS: tuple[Action, ...] = (*_PHONES, {"Action": "BridgeList"}, {"Action": "CoreShowChannels"})
 _PHONES_CHANGED = frozenset({"UserDeviceAdded", "UserDeviceRemoved"})
 """Somebody has logged on to a phone or off: FreePBX has changed the hints, and says so by a UserEvent (its core's
 agi-bin/user_login_out.agi); Asterisk itself says nothing."""
-_LAST = "CoreShowChannelsComplete"
-_OF_LIST = "resync-"
-"""How the ActionIDs of these begin, and so those of all events that answer them."""
 
-CONNECT_TIMEOUT_S = 10.0
-ACTION_TIMEOUT_S = 10.0
-PING_INTERVAL_S = 5.0
-BOOT_WAIT_S = 2.0
-"""How long `FullyBooted` may take after a login before we go on without it (it needs the user's `read = system`)."""
-LIST_WAIT_S = 5.0
-"""How long the list of all channels may take before we go on without it."""
-FIRST_PAUSE_S, LONGEST_PAUSE_S, STABLE_S = 0.5, 30.0, 60.0
-"""Reconnecting: pauses double from the first to the longest, and begin anew only after a connection that held this
-long, so that a PBX that ends every session at once is not hammered."""
-
-
-class LoginRefusedError(Exception):
-    """Asterisk does not let us in. Trying again at once would only get the address banned (fail2ban)."""
-
-
-class NotConnectedError(Exception):
-    """There is no working connection to Asterisk; the action was not sent, and will not be."""
-
-
-class ConnectionLostError(Exception):
-    """The connection ended before the answer came. The action may have been carried out; it is not repeated."""
-
-
-class ActionTimeoutError(Exception):
-    """Asterisk did not answer an action in time. It may or may not have been carried out."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What Asterisk answered to an action."""
-
-    success: bool
-    message: str
-    headers: Mapping[str, str]
+log = structlog.get_logger("crmbridge.ami")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,288 +67,234 @@ class Probe:
     """The actions that the user may use."""
 
 
-class _Protocol(AMIProtocol):  # type: ignore[misc]  # panoramisk has no types
-    """One connection. Frames that answer an action of ours go to it; all others go to `on_frame`, in order."""
-
-    def __init__(self, reader: FrameReader, on_frame: Callable[[Frame], None]) -> None:
-        self._reader = reader
-        self._on_frame = on_frame
-        self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.encoding = "utf-8"
-
-    @property
-    def version(self) -> str | None:
-        return self._reader.version
-
-    @version.setter
-    def version(self, value: None) -> None:
-        """panoramisk sets it to None when the connection is made; the frame reader knows it."""
-
-    def data_received(self, data: bytes) -> None:
-        for frame in self._reader.feed(data):
-            if frame.get("ActionID") in self.responses:
-                self.handle_message(Message(dict(frame)))
-            else:
-                self._on_frame(frame)
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
-        self.closed = True
-        for action in self.responses.values():
-            if not action.future.done():
-                action.future.set_exception(ConnectionLostError("the connection to Asterisk was lost"))
-                action.future.exception()  # it may be that nobody waits any more
-        self.responses.clear()
-        if not self._lost.done():
-            self._lost.set_result(None)
-
-    async def lost(self) -> None:
-        """Wait until the connection is gone."""
-        await asyncio.shield(self._lost)
-
-    def abort(self) -> None:
-        """End the connection without waiting for the far side, which may not be there any more."""
-        self.transport.abort()
-
-
 class Ami:
     """The AMI session of one PBX."""
 
     def __init__(
         self,
         *,
-        host: str,
-        port: int,
+        address: Address,
         username: str,
         secret: str,
         wanted: Collection[str],
         on_frame: Callable[[Frame, datetime], None],
-        tls: ssl.SSLContext | None = None,
+        apart: Collection[str] = (),
+        timing: Timing | None = None,
     ) -> None:
         """`wanted`: the events to hand on. `on_frame` is called for each, in order, with the instant it was read.
 
-        It must not block: Asterisk ends the session of a client that doesn't read.
+        It must not block: Asterisk ends the session of a client that doesn't read. `apart`: those among the wanted
+        that don't have to wait until all channels are listed.
         """
-        self._host, self._port = host, port
+        self._address = address
         self._username, self._secret = username, secret
-        self._wanted = frozenset(wanted) | {"FullyBooted", "Reload", "Shutdown", "UserEvent", _LAST}
+        self._wanted = frozenset(wanted)
         self._deliver = on_frame
-        self._tls = tls
-        self._protocol: _Protocol | None = None
-        self._asked = count(1)
+        self._timing = timing or Timing()
+        self._connection: Connection | None = None
+        self._since: float | None = None
+        """When the session began, on the loop's clock; None when the last attempt came to no session."""
+        self._refused = 0
+        """Logins in a row that were refused."""
         self._booted = asyncio.Event()
         self._ready = asyncio.Event()
-        self._held: list[tuple[Frame, datetime]] | None = []
-        """Events since the login, as long as the list of channels has not come; None from then on."""
+        self._listing = Listing(apart)
+        self._out: deque[Taken] = deque()
+        self._patience: asyncio.TimerHandle | None = None
+        self.trouble = "not tried yet"
+        """Why there is no session, in an administrator's words; of no meaning while `connected`."""
 
     @property
     def connected(self) -> bool:
         """Logged in, and actions can be sent."""
-        return self._protocol is not None
+        return self._connection is not None
 
     @property
     def version(self) -> str | None:
-        """AMI version of the PBX as in its banner, None while not connected."""
-        return self._protocol.version if self._protocol else None
+        """AMI version of the PBX as in its greeting, None while not connected."""
+        return self._connection.version if self._connection else None
 
     async def ready(self) -> None:
         """Wait until the session is up and a first look at all channels was asked for."""
         await self._ready.wait()
 
     async def run(self) -> None:
-        """Hold the session until cancelled. Raises LoginRefusedError; every other trouble is tried again."""
-        loop = asyncio.get_running_loop()
-        pauses = _pauses()
+        """Hold the session until cancelled. Whatever ends it is logged and tried again."""
+        pauses = Pauses(self._timing, random.random)
         while True:
-            began = loop.time()
-            try:
-                async with self._connection() as protocol:
-                    await self._session(protocol)
-                log.warning("ami.lost", host=self._host, port=self._port)
-            except (OSError, TimeoutError, NotConnectedError, ConnectionLostError, ActionTimeoutError) as error:
-                log.warning("ami.unreachable", host=self._host, port=self._port, error=explain(error))
-            if loop.time() - began > STABLE_S:
-                pauses = _pauses()
-            pause = next(pauses)
+            refused = await self._once()
+            held_s = asyncio.get_running_loop().time() - self._since if self._since else 0.0
+            pause = pauses.after(held_s=held_s, refused=refused)
             log.info("ami.retry", in_s=round(pause, 1))
             await asyncio.sleep(pause)
 
+    async def _once(self) -> bool:
+        """One connection, from its beginning to its end. Whether the login was refused comes back."""
+        where = {"host": self._address.host, "port": self._address.port}
+        self._since = None
+        try:
+            async with self._connected() as connection:
+                await self._session(connection)
+            self.trouble = "the connection was lost"
+            log.warning("ami.lost", **where)
+        except LoginRefusedError as error:
+            self.trouble = f"{error}; it is tried again every {self._timing.refused_pause_s / 60:.0f} minutes"
+            self._log_refusal(error)
+            return True
+        except PASSING as error:
+            self.trouble = explain(error)
+            log.warning("ami.unreachable", **where, error=self.trouble)
+        return False
+
+    def _log_refusal(self, error: LoginRefusedError) -> None:
+        self._refused += 1
+        if self._refused > 1:
+            log.info("ami.login_still_refused", times=self._refused)
+            return
+        hint = "mend it, then `manager reload` in Asterisk; restart crmbridge to be let in at once"
+        again = f"every {self._timing.refused_pause_s / 60:.0f} minutes, so that no fail2ban bans this address"
+        log.error("ami.login_refused", error=str(error), username=self._username, hint=hint, tried_again=again)
+
     async def probe(self) -> Probe:
         """Log in once and out again. Raises LoginRefusedError, OSError, and what `action` does."""
-        async with self._connection() as protocol:
-            await self._login(protocol)
-            may = await self._send(protocol, {"Action": "ListCommands"}, timeout_s=ACTION_TIMEOUT_S)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(BOOT_WAIT_S):
-                    await self._booted.wait()
-            return Probe(protocol.version or "unknown", self._booted.is_set(), frozenset(may.headers))
+        async with self._connected() as connection:
+            await self._login(connection)
+            may = await connection.send({"Action": "ListCommands"})
+            await self._wait_for_boot()
+            return Probe(connection.version or "unknown", self._booted.is_set(), frozenset(may.headers))
 
-    async def action(self, fields: Action, *, timeout_s: float = ACTION_TIMEOUT_S) -> Answer:
+    async def action(self, fields: Action, *, timeout_s: float | None = None) -> Answer:
         """Send one action and wait for its answer. It is sent once, whatever happens.
 
         Raises NotConnectedError, ConnectionLostError, ActionTimeoutError, and ValueError for a value that could be
         read as a second header.
         """
-        if self._protocol is None:
+        if self._connection is None:
             raise NotConnectedError("not connected to Asterisk")
-        return await self._send(self._protocol, fields, timeout_s=timeout_s)
+        return await self._connection.send(fields, timeout_s=timeout_s)
+
+    def resync(self) -> None:
+        """Events were lost behind us: ask for all hints, bridges and channels.
+
+        They come as events; what the PBX says from now on comes after them.
+        """
+        not_given = list(self._out)
+        self._out.clear()
+        self._ask(self._listing.ask_after_loss(not_given))
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[_Protocol]:
-        reader = FrameReader(self._wanted)
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            _, protocol = await asyncio.get_running_loop().create_connection(
-                lambda: _Protocol(reader, self._on_frame), self._host, self._port, ssl=self._tls
-            )
-        try:
-            yield protocol
-        finally:
-            self._protocol = None
-            self._ready.clear()
-            protocol.abort()
-            await protocol.lost()
+    async def _connected(self) -> AsyncIterator[Connection]:
+        wanted = self._wanted | filters.OF_SESSION | OF_LISTS
+        async with connected(self._address, self._timing, wanted=wanted, on_frame=self._on_frame) as connection:
+            try:
+                self._booted.clear()
+                self._listing.begin()
+                yield connection
+            finally:
+                self._connection = None
+                self._ready.clear()
+                if self._patience is not None:
+                    self._patience.cancel()
 
-    async def _session(self, protocol: _Protocol) -> None:
-        self._booted.clear()
-        self._held = []
-        await self._login(protocol)
-        self._protocol = protocol
-        log.info("ami.connected", host=self._host, port=self._port, ami_version=protocol.version)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(BOOT_WAIT_S):
-                await self._booted.wait()
+    async def _session(self, connection: Connection) -> None:
+        await self._login(connection)
+        await self._narrow(connection)
+        self._connection = connection
+        self._since = asyncio.get_running_loop().time()
+        log.info("ami.connected", host=self._address.host, port=self._address.port, ami_version=connection.version)
+        if self._refused:
+            log.info("ami.login_accepted", refused_before=self._refused)
+            self._refused = 0
+        await self._wait_for_boot()
         if not self._booted.is_set():
             log.warning("ami.no_fully_booted", hint="Asterisk still starts, or the AMI user lacks read = system")
-        self.resync()
-        patience = asyncio.get_running_loop().call_later(LIST_WAIT_S, self._release)
+        self._ask(self._listing.ask())
         self._ready.set()
-        keeper = asyncio.create_task(self._keep_alive(protocol))
+        keeper = asyncio.create_task(connection.keep_alive())
         try:
-            await protocol.lost()
+            await connection.lost()
         finally:
-            patience.cancel()
             keeper.cancel()
             # Not by awaiting it: that would swallow the cancellation of this task, should it come just then.
             await asyncio.wait([keeper])
 
-    async def _login(self, protocol: _Protocol) -> None:
-        fields: Action = {"Action": "Login", "Username": self._username, "Events": "on"}
-        challenge = await self._send(protocol, {"Action": "Challenge", "AuthType": "MD5"}, timeout_s=CONNECT_TIMEOUT_S)
-        if challenge.success and "Challenge" in challenge.headers:
-            secret = (challenge.headers["Challenge"] + self._secret).encode()
-            fields |= {"AuthType": "MD5", "Key": hashlib.md5(secret, usedforsecurity=False).hexdigest()}
-        else:
-            fields["Secret"] = self._secret  # a proxy in between may know only this
-        answer = await self._send(protocol, fields, timeout_s=CONNECT_TIMEOUT_S)
-        if not answer.success:
-            raise LoginRefusedError(
-                f"Asterisk at {self._host}:{self._port} refused the AMI login of user {self._username!r}"
-                f" ({answer.message}): check ami.username and ami.secret here, and secret, deny and permit"
-                " of that user in Asterisk's manager.conf (manager_custom.conf on FreePBX)"
-            )
-
-    def resync(self) -> None:
-        """Ask for all phones, bridges and channels. The answers come as events, in order with all others."""
-        self._ask_for(_LISTS)
-
-    def _ask_for(self, lists: Iterable[Action]) -> None:
-        if self._protocol is None:
-            return
-        for action in lists:
-            # Another ActionID each time: what was cut off must not be taken for the beginning of the next list.
-            action_id = f"{_OF_LIST}{next(self._asked)}-{action['Action']}"
-            self._protocol.transport.write(_encode({**action, "ActionID": action_id}))
-
-    async def _keep_alive(self, protocol: _Protocol) -> None:
-        """A connection that looks open may be dead: ask, and end it where no answer comes."""
-        while True:
-            await asyncio.sleep(PING_INTERVAL_S)
-            try:
-                await self._send(protocol, {"Action": "Ping"}, timeout_s=PING_INTERVAL_S)
-            except ActionTimeoutError:
-                log.warning("ami.silent", hint="no answer to a ping; the connection is given up")
-                protocol.abort()
-                return
-            except (NotConnectedError, ConnectionLostError):
-                return
-
-    async def _send(self, protocol: _Protocol, fields: Action, *, timeout_s: float) -> Answer:
-        _encode(fields)
-        if protocol.transport.is_closing():
-            raise NotConnectedError("the connection to Asterisk was lost")
-        action = PanoramiskAction(dict(fields))
-        future = cast("asyncio.Future[Any]", protocol.send(action, as_list=False))
+    async def _login(self, connection: Connection) -> None:
         try:
-            async with asyncio.timeout(timeout_s):
-                message = await future
-        except TimeoutError:
-            raise ActionTimeoutError(f"Asterisk did not answer {fields['Action']} within {timeout_s:g} s") from None
-        finally:
-            protocol.responses.pop(action.id, None)
-        return Answer(success=bool(message.success), message=str(message.message), headers=dict(message))
+            await connection.login(self._username, self._secret, events=filters.CLASSES)
+        except LoginRefusedError as error:
+            raise LoginRefusedError(
+                f"Asterisk at {self._address} refuses the AMI login ({error}): check ami.username and ami.secret"
+                " in crmbridge's settings, and secret, deny and permit of that user in Asterisk's manager.conf"
+                " (manager_custom.conf on FreePBX, manager.d/crmbridge.conf if you took our file)"
+            ) from None
+
+    async def _narrow(self, connection: Connection) -> None:
+        """Have only the events sent that are wanted, where the user may say so; else the user's own filter counts."""
+        may = await connection.send({"Action": "ListCommands"})
+        if "Filter" in may.headers:
+            pattern = filters.pattern(self._wanted)
+            answer = await connection.send({"Action": "Filter", "Operation": "Add", "Filter": pattern})
+            log.info("ami.filter", accepted=answer.success, answer=answer.message)
+
+    async def _wait_for_boot(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._timing.boot_wait_s):
+                await self._booted.wait()
 
     def _on_frame(self, frame: Frame) -> None:
         event = frame.get("Event")
+        if (action := refusal(frame)) is not None:
+            log.warning("ami.list_refused", action=action, reason=frame.get("Message"))
+        self._give(self._listing.take(frame, datetime.now(UTC)))
+        self._ask(self._listing.due())
         if event == "FullyBooted":
             self._booted.set()
             if self._ready.is_set():
-                self.resync()  # it came late: when we first looked, there were no channels yet
+                self._ask(self._listing.ask())  # it came late: when we first looked, there was nothing yet
         elif event == "Reload" and self._ready.is_set():
             log.info("ami.asterisk_reloaded", module=frame.get("Module"))
-            self.resync()  # hints may be others now
-        elif event == "UserEvent" and frame.get("UserEvent") in _PHONES_CHANGED:
-            self._ask_for(_PHONES)
+            self._ask(self._listing.ask(PHONES))
+        elif event == "UserEvent" and frame.get("UserEvent") in _PHONES_CHANGED and self._ready.is_set():
+            self._ask(self._listing.ask(PHONES))
         elif event == "Shutdown":
             log.info("ami.asterisk_stops", restart=frame.get("Restart"))
-        if event is not None:
-            self._hand_on(frame, datetime.now(UTC))
-        elif frame.get("Response") == "Error" and frame.get("ActionID", "").startswith(_OF_LIST):
-            action = frame["ActionID"].rpartition("-")[2]
-            if action != "DBGetTree":  # an old Asterisk has none, and not every PBX is a FreePBX
-                log.warning("ami.list_refused", action=action, reason=frame.get("Message"))
 
-    def _hand_on(self, frame: Frame, at: datetime) -> None:
-        """After a login the list of all channels comes first, then what happened since: the list is newer than that."""
-        if self._held is None or frame.get("ActionID", "").startswith(_OF_LIST):
-            self._give(frame, at)
-            if frame.get("Event") == _LAST:
-                self._release()
-        else:
-            self._held.append((frame, at))
+    def _ask(self, actions: Iterable[Action]) -> None:
+        if self._connection is None:
+            return  # each session begins with this
+        actions = list(actions)
+        for fields in actions:
+            self._connection.post(fields)
+        if actions:
+            self._be_patient(asyncio.get_running_loop().time())
 
-    def _release(self) -> None:
-        held, self._held = self._held or [], None
-        for frame, at in held:
-            self._give(frame, at)
+    def _be_patient(self, began: float) -> None:
+        """Wait for the lists that were asked for then, as long as they come on."""
+        loop = asyncio.get_running_loop()
+        progress = self._listing.progress
 
-    def _give(self, frame: Frame, at: datetime) -> None:
-        try:
-            self._deliver(frame, at)
-        except Exception:
-            # One event that can't be taken must not end the connection, nor take those behind it along.
-            log.exception("ami.frame_failed", event_name=frame.get("Event"), frame=frame)
+        def look() -> None:
+            if not self._listing.awaited:
+                return
+            too_long = loop.time() - began >= self._timing.list_most_s
+            if self._listing.progress > progress and not too_long:
+                self._be_patient(began)
+                return
+            log.warning("ami.list_incomplete", awaited=self._listing.awaited, hint="going on without")
+            self._give(self._listing.give_up())
+            self._ask(self._listing.due())
 
+        if self._patience is not None:
+            self._patience.cancel()
+        self._patience = loop.call_later(self._timing.list_wait_s, look)
 
-def _pauses() -> Iterator[float]:
-    pause = FIRST_PAUSE_S
-    while True:
-        yield pause * random.uniform(0.5, 1.0)  # noqa: S311  # spreads reconnects, keeps no secret
-        pause = min(pause * 2, LONGEST_PAUSE_S)
-
-
-def explain(error: BaseException) -> str:
-    """What a connection error means, and where to look."""
-    if isinstance(error, TimeoutError):
-        return "no answer: does Asterisk run there, and does a firewall let us through?"
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused: does Asterisk run, with enabled = yes and this port in manager.conf?"
-    if isinstance(error, ssl.SSLError):
-        return f"TLS failed ({error}): check ami.tls, ami.ca_file and Asterisk's tlscertfile"
-    return str(error) or type(error).__name__
-
-
-def _encode(fields: Action) -> bytes:
-    """An action as bytes. Raises ValueError where a value would be read as more than one header, or be cut."""
-    lines = []
-    for name, value in checked(fields).items():
-        lines += [f"{name}: {item}\r\n" for item in (value if isinstance(value, list) else [value])]
-    return "".join([*lines, "\r\n"]).encode()
+    def _give(self, taken: Iterable[Taken]) -> None:
+        """Hand frames on. Whoever takes them may call `resync`, which takes back those that it did not get yet."""
+        self._out.extend(taken)
+        while self._out:
+            frame, at = self._out.popleft()
+            try:
+                self._deliver(frame, at)
+            except Exception:
+                # One event that can't be taken must not end the connection, nor take those behind it along.
+                log.exception("ami.frame_failed", event_name=frame.get("Event"), frame=dict(frame))
