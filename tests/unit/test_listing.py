@@ -185,7 +185,8 @@ def test_the_tracker_knows_each_list_that_it_needs() -> None:
 
 
 STEPS = st.lists(
-    st.sampled_from(["event", "ask", "reload", "loss", "hints", "devices", "bridges", "channels", "give up", "due"]), max_size=60
+    st.sampled_from(["event", "ask", "reload", "loss", "hints", "devices", "bridges", "channels", "give up", "due"]),
+    max_size=60,
 )
 
 

@@ -102,7 +102,7 @@ class RefusedError(Exception):
 
 
 @asynccontextmanager
-async def session(where: Pbx, username: str = pbx.USER, secret: str = pbx.SECRET) -> AsyncIterator[Ami]:
+async def session(where: Pbx, username: str = pbx.RECORDER, secret: str = pbx.RECORDER_SECRET) -> AsyncIterator[Ami]:
     """A session, logged in, with Asterisk fully booted. Raises RefusedError."""
     connected = where.network.connected(pbx.AMI)
     _, ami = await asyncio.get_running_loop().create_connection(Ami, sock=connected)

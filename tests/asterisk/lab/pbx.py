@@ -27,6 +27,7 @@ AMI = ("127.0.0.1", 5038)
 SIP = ("127.0.0.1", 5060)
 USER, SECRET = "crmbridge", "lab-0f1e2d3c4b5a"
 LAB_USER, LAB_SECRET = "lab", "lab"
+RECORDER, RECORDER_SECRET = "recorder", "recorder"
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 10
 
