@@ -57,7 +57,7 @@ log = structlog.get_logger("crmbridge.app")
 OUTBOX, CALL_LIST = "outbox.db", "calls.db"
 """Files in store.state_dir."""
 
-PRUNE_EVERY_S = 3600.0
+PRUNE_EVERY_S = 60.0
 LONGEST_CALL = timedelta(hours=12)
 MOST_RECALLED = 20_000
 """What was told so lately is recalled at the start, for calls that still go on."""
@@ -161,12 +161,15 @@ class _Bridge:
         log.info("bridge.stopped")
 
     async def _prune(self) -> None:
-        """Once an hour, forget callbacks that are older than they are kept for, in small steps."""
-        keep = timedelta(days=self._settings.store.keep_days)
+        """Now and then, forget callbacks that are older, or more, than are kept, in small steps."""
+        keep, most_bytes = timedelta(days=self._settings.store.keep_days), self._settings.store.keep_mb * 2**20
         while True:
+            total = 0
             try:
-                while pruned := await self._outbox.prune(datetime.now(UTC) - keep):
-                    log.info("outbox.pruned", callbacks=pruned)
+                while pruned := await self._outbox.prune(datetime.now(UTC) - keep, most_bytes):
+                    total += pruned
+                if total:
+                    log.info("outbox.pruned", callbacks=total)
             except StoreError as error:
                 log.warning("outbox.not_pruned", reason=str(error))
             await asyncio.sleep(PRUNE_EVERY_S)

@@ -240,6 +240,7 @@ class StoreSettings(Section):
 
     state_dir: Path = Path("/var/lib/crmbridge")
     keep_days: Annotated[int, Field(ge=1, le=36500)] = 180
+    keep_mb: Annotated[int, Field(ge=1, le=1_000_000)] = 500
 
 
 class CdrSettings(Section):

@@ -1,5 +1,6 @@
 """The outbox on a real SQLite file: nothing twice, nothing lost, on through a disk that refuses."""
 
+# ruff: noqa: ASYNC240  # how large a file is, takes no time to ask
 from __future__ import annotations
 
 import asyncio
@@ -7,6 +8,7 @@ import gc
 import sqlite3
 import sys
 import warnings
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,6 +23,7 @@ from crmbridge.store.outbox_sql import Which
 from crmbridge.store.schema import StoreError
 
 AT = datetime(2024, 1, 2, 8, 0, tzinfo=UTC)
+MB = 2**20
 ATTEMPT = Attempt(AT, 0.25, 500, "HTTP 500: oops")
 
 
@@ -258,6 +261,59 @@ async def test_pruning_goes_in_steps_and_spares_what_waits(file: Path) -> None:
     async with open_outbox(file) as outbox:
         (more,) = await outbox.add([ring("later")])
         assert more.id > max(each.id for each in added)
+
+
+async def confirmed(outbox: Outbox, first: int, count: int) -> None:
+    """Callbacks that the CRM has taken, each with an attempt, of some 800 bytes in all."""
+    numbers = range(first, first + count)
+    added = await outbox.add([ring(f"c{n}", number="9" * 300, at=AT + timedelta(seconds=n)) for n in numbers])
+    await asyncio.gather(*(outbox.record(each.id, ATTEMPT, State.CONFIRMED) for each in added))
+
+
+async def pruned(outbox: Outbox, most_bytes: int) -> int:
+    total = 0
+    while step := await outbox.prune(AT, most_bytes):
+        total += step
+    return total
+
+
+async def test_the_file_stays_below_its_limit_and_what_waits_is_never_pruned(file: Path) -> None:
+    async with open_outbox(file) as outbox:
+        waiting = await outbox.add([ring(f"old{n}") for n in range(20)])
+        sizes = []
+        for batch in range(10):
+            await confirmed(outbox, batch * 60, 60)
+            await pruned(outbox, MB // 4)
+            sizes.append(file.stat().st_size)
+        assert max(sizes) <= MB // 4
+        assert await outbox.waiting() == waiting
+        kept = [each.delivery.event.call for each in await outbox.listing(Which(state=State.CONFIRMED), 10_000)]
+        assert 100 < len(kept) < 600
+        assert kept == [f"c{n}" for n in reversed(range(600 - len(kept), 600))], "the newest are kept"
+    assert file.stat().st_size <= MB // 4
+    with closing(sqlite3.connect(file)) as connection:
+        (attempts,) = connection.execute("SELECT count(*) FROM attempts").fetchone()
+    assert attempts == len(kept)
+
+
+async def test_a_file_that_may_be_smaller_from_now_on_shrinks(file: Path) -> None:
+    async with open_outbox(file) as outbox:
+        await confirmed(outbox, 0, 1000)
+    before = file.stat().st_size
+    async with open_outbox(file) as outbox:
+        assert await pruned(outbox, before) > 0, "it was full to more than nine tenths"
+        while await outbox.prune(AT, before // 4, limit=50):
+            pass
+    assert file.stat().st_size <= before // 4
+
+
+async def test_a_file_that_holds_only_what_waits_is_named_once_when_it_is_too_large(file: Path) -> None:
+    with capture_logs() as logs:
+        async with open_outbox(file) as outbox:
+            added = await outbox.add([ring(f"c{n}") for n in range(1000)])
+            assert [await outbox.prune(AT, 1000) for _ in range(3)] == [0, 0, 0]
+            assert await outbox.waiting() == added
+    assert [each["event"] for each in logs] == ["outbox.too_large"]
 
 
 async def test_numbers_are_never_given_twice(file: Path) -> None:

@@ -35,6 +35,12 @@ from crmbridge.store.schema import StoreError
 
 log = structlog.get_logger("crmbridge.outbox")
 
+PRUNE_STEP, SHRINK_STEP = 500, 500
+"""Callbacks, and pages of 4 kB, that are deleted in one transaction: some 20 ms."""
+
+FULL = 0.9
+"""Share of the allowed size from which on the oldest are deleted, so that there is room until it is looked at again."""
+
 MOST_READERS = 2
 """Threads for reading, which don't wait for the one that writes."""
 
@@ -76,6 +82,7 @@ class Outbox:
         self._journal = journal
         self._next_id = 1
         self._interventions = 0
+        self._too_large = False
         self._remembered: dict[Key, None] = {}
         """What was added last, oldest first: stored or not, in this file or in one that was set aside since."""
 
@@ -155,12 +162,32 @@ class Outbox:
         """
         return await self._journal.write(lambda connection: sql.drop(connection, delivery_id, at))
 
-    async def prune(self, before: datetime, limit: int = 500) -> int:
-        """Delete up to `limit` events from before then that are not queued; how many it were.
+    async def prune(self, before: datetime, most_bytes: int | None = None, limit: int = PRUNE_STEP) -> int:
+        """Delete up to `limit` that are not queued: those from before then, and the oldest of a file grown too large.
 
-        In small steps, so that a call that comes meanwhile doesn't wait long for the disk. Raises StoreError.
+        How many it were; to be called again until there are none. In small steps, so that a call that comes meanwhile
+        doesn't wait long for the disk. Raises StoreError.
         """
-        return await self._journal.write(lambda connection: sql.prune(connection, before, limit))
+        full = None if most_bytes is None else int(most_bytes * FULL)
+
+        def operation(connection: Connection) -> tuple[int, int]:
+            pruned = sql.prune(connection, before, limit)
+            if full is not None and pruned < limit and sql.used_bytes(connection) > full:
+                pruned += sql.prune_oldest(connection, limit - pruned)
+            sql.shrink(connection, SHRINK_STEP)
+            return pruned, sql.used_bytes(connection)
+
+        pruned, used = await self._journal.write(operation)
+        if not pruned:
+            self._say_too_large(used, most_bytes)
+        return pruned
+
+    def _say_too_large(self, used: int, most_bytes: int | None) -> None:
+        too_large = most_bytes is not None and used > most_bytes
+        if too_large and not self._too_large:
+            hint = "all that could be deleted is; what still waits for the CRM never is: see store.keep_mb"
+            log.warning("outbox.too_large", mb=used // 2**20, hint=hint)
+        self._too_large = too_large
 
     async def waiting(self) -> list[Delivery]:
         """All that are queued, in the order in which they came."""

@@ -152,14 +152,40 @@ def drop(connection: Connection, delivery_id: int, at: datetime) -> bool:
 
 
 def prune(connection: Connection, before: datetime, limit: int) -> int:
-    """Delete the oldest that are not queued, with their attempts."""
-    old = (
-        select(callbacks.c.id)
-        .where(callbacks.c.state != State.QUEUED.value, callbacks.c.at < before)
-        .order_by(callbacks.c.at)
-        .limit(limit)
+    """Delete up to so many of the oldest from before then that are not queued, with their attempts."""
+    left = limit
+    for state in (state for state in State if state is not State.QUEUED):  # each by itself: so the index serves
+        old = select(callbacks.c.id).where(callbacks.c.state == state.value, callbacks.c.at < before)
+        left -= _delete(connection, old.order_by(callbacks.c.at).limit(left))
+    newest = select(func.max(interventions.c.id)).scalar_subquery()
+    connection.execute(interventions.delete().where(interventions.c.at < before, interventions.c.id < newest))
+    return limit - left
+
+
+def prune_oldest(connection: Connection, limit: int) -> int:
+    """Delete up to so many of the oldest that are not queued, with their attempts."""
+    old = select(callbacks.c.id).where(callbacks.c.state != State.QUEUED.value)
+    return _delete(connection, old.order_by(callbacks.c.id).limit(limit))
+
+
+def used_bytes(connection: Connection) -> int:
+    """How much of the file is in use; what is free in it is used before it grows."""
+    pages, free, size = (
+        int(connection.exec_driver_sql(f"PRAGMA {name}").scalar() or 0)
+        for name in ("page_count", "freelist_count", "page_size")
     )
-    return connection.execute(callbacks.delete().where(callbacks.c.id.in_(old))).rowcount
+    return (pages - free) * size
+
+
+def shrink(connection: Connection, pages: int) -> None:
+    """Give up to so many free pages back to the disk; in a file that was not made for that, they stay to be reused."""
+    free = int(connection.exec_driver_sql("PRAGMA freelist_count").scalar() or 0)
+    for _ in range(min(pages, free)):
+        connection.exec_driver_sql("PRAGMA incremental_vacuum(1)")  # Python's sqlite3 stops after the first page anyway
+
+
+def _delete(connection: Connection, which: Select[tuple[int]]) -> int:
+    return connection.execute(callbacks.delete().where(callbacks.c.id.in_(which))).rowcount
 
 
 def waiting(connection: Connection) -> list[Delivery]:
