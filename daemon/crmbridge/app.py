@@ -45,6 +45,7 @@ from crmbridge.store.outbox import Outbox, open_outbox
 from crmbridge.store.outbox_sql import Which
 from crmbridge.store.recovery import begin_anew
 from crmbridge.store.schema import StoreError
+from crmbridge.web import tls
 from crmbridge.web.access import Access, Account
 from crmbridge.web.call_list import CallListing
 from crmbridge.web.dialer import Dialer
@@ -59,6 +60,7 @@ OUTBOX, CALL_LIST = "outbox.db", "calls.db"
 
 PRUNE_EVERY_S = 60.0
 LONGEST_CALL = timedelta(hours=12)
+CERTIFICATE_ENDS_SOON = timedelta(days=14)
 MOST_RECALLED = 20_000
 """What was told so lately is recalled at the start, for calls that still go on."""
 
@@ -80,8 +82,8 @@ class ListenError(Exception):
 async def run(settings: Settings, stop: asyncio.Event, *, http: socket.socket | None = None) -> None:
     """Be the bridge until `stop` is set; then finish what is under way.
 
-    `http`: a socket that is bound already, in place of `http.listen`. Raises StoreError and ListenError, which say
-    what to do; what is unexpected goes through and ends the process.
+    `http`: a socket that is bound already, in place of `http.listen`. Raises StoreError, TlsError and ListenError,
+    which say what to do; what is unexpected goes through and ends the process.
     """
     async with AsyncExitStack() as stack:
         outbox = await stack.enter_async_context(open_outbox(settings.store.state_dir / OUTBOX))
@@ -105,6 +107,7 @@ class _Bridge:
         self._calls = calls
         self._numbers = numbers
         self._clients = build_clients(settings.crm)
+        self._tls = build_tls(settings.http)
         self._channels = channels_of_named_phones(settings)
         self._timezone = ZoneInfo(settings.cdr.timezone) if settings.cdr.timezone else local_timezone()
         self._sender = build_sender(settings.crm, outbox)
@@ -203,7 +206,7 @@ class _Bridge:
         )
         parts: list[Part] = [Dialer(dialing=dialing, originate=self._originate), listing, Ops(self._troubles)]
         hidden = CREDENTIALS + (("sNumber", "number") if self._settings.log.mask_numbers else ())
-        return Server(listen=listen, access=access, parts=parts, hidden_parameters=hidden)
+        return Server(listen=listen, access=access, parts=parts, tls=self._tls, hidden_parameters=hidden)
 
     async def _originate(self, extension: str, number: str, click_id: str) -> Result:
         """Have the PBX ring the extension and then dial the number. Sent once, whatever happens."""
@@ -270,6 +273,17 @@ def build_accounts(http: HttpSettings, crm: CrmSettings, clients: Clients) -> li
         allow = http.allow if one.allow is None else one.allow
         accounts.append(Account(username, password.get_secret_value(), allow, frozenset({one.client_id})))
     return accounts
+
+
+def build_tls(http: HttpSettings) -> ssl.SSLContext | None:
+    """What our endpoint shows, if it does TLS itself. Raises TlsError."""
+    if http.tls_cert is None or http.tls_key is None:
+        return None
+    certificate = tls.load(http.tls_cert, http.tls_key)
+    left = certificate.until - datetime.now(UTC)
+    tell = log.warning if left < CERTIFICATE_ENDS_SOON else log.info
+    tell("http.certificate", names=list(certificate.names), until=certificate.until.isoformat(), days_left=left.days)
+    return certificate.context
 
 
 def build_numbers(numbers: NumberSettings) -> Numbers:

@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import aiohttp
 
@@ -15,6 +16,7 @@ from crmbridge.config import Settings
 from crmbridge.pbx.ami import PASSING, LoginRefusedError, explain
 from crmbridge.store.outbox import open_outbox
 from crmbridge.store.schema import StoreError
+from crmbridge.web import tls
 from crmbridge.web.server import host_and_port
 
 NEEDED_ACTIONS = {"Originate": "originate", "CoreShowChannels": "reporting", "ExtensionStateList": "reporting"}
@@ -38,6 +40,7 @@ async def all_links(settings: Settings) -> list[Link]:
     results.extend([link async for link in _ami(settings)])
     results.append(await _crm(settings))
     results.append(_http(settings))
+    results.extend(_tls(settings))
     return results
 
 
@@ -123,6 +126,19 @@ def _http(settings: Settings) -> Link:
             in_use = f"{where} is in use: by crmbridge itself if it runs (see {where}/healthz)"
             return Link("dialer", ok=_answers(info), found=in_use if _answers(info) else f"{where}: {error.strerror}")
     return Link("dialer", ok=True, found=f"{where} is free; crmbridge does not run yet")
+
+
+def _tls(settings: Settings) -> list[Link]:
+    cert, key = settings.http.tls_cert, settings.http.tls_key
+    if cert is None or key is None:
+        return []
+    try:
+        found = tls.load(cert, key)
+    except tls.TlsError as error:
+        return [Link("TLS", ok=False, found=str(error))]
+    left = found.until - datetime.now(UTC)
+    text = f"certificate for {', '.join(found.names) or 'no name'} until {found.until:%Y-%m-%d}, {left.days} days left"
+    return [Link("TLS", ok=left > app.CERTIFICATE_ENDS_SOON and bool(found.names), found=text)]
 
 
 def _answers(info: tuple[int, int, int, str, tuple[object, ...]]) -> bool:

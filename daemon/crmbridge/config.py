@@ -31,6 +31,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 DEFAULT_FILE = Path("/etc/crmbridge/config.toml")
 ENV_PREFIX = "CRMBRIDGE_"
+FILES = frozenset({"ami.ca_file", "http.tls_cert", "http.tls_key"})
+"""Settings that name a file: a systemd credential of such a name is that file."""
 
 
 class ConfigError(Exception):
@@ -217,6 +219,14 @@ class HttpSettings(Section):
     credentials_as_parameters: bool = False
     allow: list[Network] = ["127.0.0.0/8", "::1/128"]
     trusted_proxies: list[Network] = []
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together")
+        return self
 
 
 class DialerSettings(Section):
@@ -343,7 +353,7 @@ def _add_credentials(values: dict[str, Any]) -> None:
         section, dot, key = file.name.partition(".")
         if dot and section in Settings.model_fields:
             try:
-                value = file.read_text(encoding="utf-8").rstrip("\r\n")
+                value = str(file) if file.name in FILES else file.read_text(encoding="utf-8").rstrip("\r\n")
             except (OSError, UnicodeDecodeError) as error:
                 raise ConfigError(f"the credential {file.name} can't be read: {error}") from None
             if file.name.startswith("crm.clients."):

@@ -17,7 +17,15 @@ from crmbridge.config import Settings, parse
 ROOT = Path(__file__).parents[2]
 EXAMPLE = (ROOT / "docs" / "config.toml").read_text(encoding="utf-8")
 NO_DEFAULT = {"crm.url", "crm.client_id", "ami.username", "ami.secret", "http.username", "http.password"}
-EXAMPLES_ONLY = {"crm.clients", "pbx.endpoints", "tell.mobiles", "ami.ca_file", "cdr.timezone"}
+EXAMPLES_ONLY = {
+    "crm.clients",
+    "pbx.endpoints",
+    "tell.mobiles",
+    "ami.ca_file",
+    "cdr.timezone",
+    "http.tls_cert",
+    "http.tls_key",
+}
 
 
 def uncommented() -> dict[str, Any]:

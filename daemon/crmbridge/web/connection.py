@@ -7,6 +7,7 @@ version. It must not know what is served.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Collection
 from http import HTTPStatus
 from urllib.parse import unquote_plus
@@ -17,6 +18,7 @@ from aiohttp.abc import AbstractAccessLogger
 
 from crmbridge.web.access import Access, Grant
 from crmbridge.web.answers import problem_of
+from crmbridge.web.tls import Doorway
 
 log = structlog.get_logger("crmbridge.http")
 
@@ -41,18 +43,32 @@ _HIDDEN = "***"
 class Connections:
     """Makes connections for a server, not more than it can bear."""
 
-    def __init__(self, server: web.Server, access: Access, hidden: Collection[str]) -> None:
+    def __init__(
+        self, server: web.Server, access: Access, hidden: Collection[str], tls: ssl.SSLContext | None = None
+    ) -> None:
         self._server = server
         self._access = access
         self._log_class = access_log(hidden)
-        self._open: dict[Connection, bool] = {}
+        self._tls = tls
+        self._open: dict[Connection | Doorway, bool] = {}
         self.loop = asyncio.get_running_loop()
 
-    def __call__(self) -> Connection:
+    def __call__(self) -> Connection | Doorway:
         """A new connection's protocol, for `create_server`."""
+        if self._tls is None:
+            return self._http()
+        return Doorway(self._tls, admit=self.admit, leave=self.gone, inside=self._http)
+
+    def _http(self) -> Connection:
         return Connection(self, self._server, self._log_class)
 
-    def admit(self, connection: Connection, peer: str | None) -> bool:
+    def close(self) -> None:
+        """End what has not come as far as HTTP; the rest is aiohttp's."""
+        for connection in list(self._open):
+            if isinstance(connection, Doorway):
+                connection.close()
+
+    def admit(self, connection: Connection | Doorway, peer: str | None) -> bool:
         """Take up a connection, or say that there are too many of its kind."""
         known = self._access.may_connect(peer)
         most = MOST_CONNECTIONS if known else MOST_STRANGERS
@@ -62,7 +78,7 @@ class Connections:
         self._open[connection] = known
         return True
 
-    def gone(self, connection: Connection) -> None:
+    def gone(self, connection: Connection | Doorway) -> None:
         """Forget a connection."""
         self._open.pop(connection, None)
 

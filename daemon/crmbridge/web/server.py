@@ -75,6 +75,7 @@ class Server:
         self._open: set[object] = set()
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None
+        self._connections: Connections | None = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -100,7 +101,8 @@ class Server:
         if runner.server is None:
             raise RuntimeError("aiohttp's runner has made no server")
         try:
-            self._server = await self._bind(Connections(runner.server, self._access, self._hidden))
+            self._connections = Connections(runner.server, self._access, self._hidden, self._tls)
+            self._server = await self._bind(self._connections)
         except BaseException:
             await runner.cleanup()
             raise
@@ -109,9 +111,10 @@ class Server:
 
     async def stop(self) -> None:
         """Take no more requests, and end those in progress within a few seconds."""
-        if self._server is None or self._runner is None:
+        if self._server is None or self._runner is None or self._connections is None:
             return
         self._server.close()
+        self._connections.close()
         await self._runner.cleanup()
         for part in self._parts:
             await part.close()
@@ -121,10 +124,10 @@ class Server:
     async def _bind(self, connections: Connections) -> asyncio.Server:
         loop = asyncio.get_running_loop()
         if isinstance(self._listen, socket.socket):
-            return await loop.create_server(connections, sock=self._listen, ssl=self._tls)
+            return await loop.create_server(connections, sock=self._listen)
         host, port = host_and_port(self._listen)
         try:
-            return await loop.create_server(connections, host, port, ssl=self._tls)
+            return await loop.create_server(connections, host, port)
         except OSError as error:
             raise OSError(error.errno, _why(error, self._listen)) from error
 
