@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta, tzinfo
