@@ -17,6 +17,7 @@ import structlog
 from crmbridge import __version__
 from crmbridge.calls import cdr
 from crmbridge.calls.channels import LOCAL, Endpoints
+from crmbridge.calls.clicks import ClickCalls
 from crmbridge.calls.clients import Client, Clients
 from crmbridge.calls.debatable import Debatable
 from crmbridge.calls.dialable import Dialable
@@ -24,6 +25,7 @@ from crmbridge.calls.dialing import Code, Dialing, Result
 from crmbridge.calls.history import History, is_extension, parties
 from crmbridge.calls.numbers import Numbers
 from crmbridge.calls.tracker import Tracker
+from crmbridge.clicks import Clicks
 from crmbridge.config import (
     ClientSettings,
     CrmSettings,
@@ -41,6 +43,7 @@ from crmbridge.pbx.ami import ActionTimeoutError, Address, Ami, ConnectionLostEr
 from crmbridge.records import Records
 from crmbridge.store import call_list
 from crmbridge.store.call_list import CallList
+from crmbridge.store.clicks import ClickStore, open_clicks
 from crmbridge.store.engine import open_database, sqlite_url
 from crmbridge.store.outbox import Outbox, open_outbox
 from crmbridge.store.outbox_sql import Which
@@ -56,24 +59,16 @@ from crmbridge.web.server import Part, Server
 
 log = structlog.get_logger("crmbridge.app")
 
-OUTBOX, CALL_LIST = "outbox.db", "calls.db"
+OUTBOX, CALL_LIST, CLICKS = "outbox.db", "calls.db", "clicks.db"
 """Files in store.state_dir."""
 
 PRUNE_EVERY_S = 60.0
 LONGEST_CALL = timedelta(hours=12)
 CERTIFICATE_ENDS_SOON = timedelta(days=14)
+UNSEEN_CLICK_S = 60.0
+"""A click of which nothing was seen for so long after its phone's time was up has come to nothing."""
 MOST_RECALLED = 20_000
 """What was told so lately is recalled at the start, for calls that still go on."""
-
-_REASONS = {
-    "0": "unreachable, or there is no such extension",
-    "1": "hung up",
-    "3": "no answer",
-    "4": "answered",
-    "5": "busy",
-    "8": "congestion, or not registered",
-}
-"""AST_CONTROL_* as OriginateResponse gives them (main/manager.c, include/asterisk/frame.h)."""
 
 
 class ListenError(Exception):
@@ -93,7 +88,9 @@ async def run(settings: Settings, stop: asyncio.Event, *, http: socket.socket | 
         stack.push_async_callback(engine.dispose)
         endpoints, numbers = build_endpoints(settings.pbx), build_numbers(settings.numbers)
         rows = build_history(endpoints, numbers).rows
-        bridge = _Bridge(settings, outbox, CallList(engine, rows), endpoints, numbers)
+        path = settings.store.state_dir / CLICKS
+        clicks = await stack.enter_async_context(open_clicks(path, pbx=settings.pbx.name))
+        bridge = _Bridge(settings, outbox, CallList(engine, rows), clicks, endpoints, numbers)
         await bridge.run(stop, http or settings.http.listen)
 
 
@@ -101,9 +98,17 @@ class _Bridge:
     """The parts of one bridge, joined."""
 
     def __init__(
-        self, settings: Settings, outbox: Outbox, calls: CallList, endpoints: Endpoints, numbers: Numbers
+        self,
+        settings: Settings,
+        outbox: Outbox,
+        calls: CallList,
+        clicks: ClickStore,
+        endpoints: Endpoints,
+        numbers: Numbers,
     ) -> None:
         self._settings = settings
+        self._click_store = clicks
+        self._clicks = Clicks(store=clicks, calls=ClickCalls(longest_ring_s=settings.dialer.timeout_s + UNSEEN_CLICK_S))
         self._outbox = outbox
         self._calls = calls
         self._numbers = numbers
@@ -117,7 +122,7 @@ class _Bridge:
         )
         others: dict[str, Callable[[Frame], None]] = {
             "Cdr": self._records.take,
-            "OriginateResponse": _log_phone_of_click,
+            "OriginateResponse": self._take_for_clicks,
         }
         self._tracker = build_tracker(settings.pbx, settings.tell, endpoints, self._clients, numbers)
         self._intake = Intake(
@@ -125,13 +130,17 @@ class _Bridge:
             store=outbox.add,
             send=self._sender.submit,
             others=others,
+            watch=self._clicks.take,
             resync=self._resync,
         )
-        wanted = Tracker.EVENTS | others.keys()
+        wanted = Tracker.EVENTS | ClickCalls.EVENTS | others.keys()
         self._ami = build_ami(settings, wanted=wanted, on_frame=self._intake.take, apart=others.keys())
 
     def _resync(self) -> None:
         self._ami.resync()
+
+    def _take_for_clicks(self, frame: Frame) -> None:
+        self._clicks.take(frame, datetime.now(UTC))
 
     async def run(self, stop: asyncio.Event, listen: str | socket.socket) -> None:
         """Run until `stop`; what was started last ends first, so that what is under way reaches the outbox."""
@@ -139,9 +148,11 @@ class _Bridge:
         self._tracker.recall(one.delivery.event for one in recent if one.delivery.event.pbx == self._settings.pbx.name)
         waiting = await self._outbox.waiting()
         self._sender.submit(waiting)
+        await self._clicks.recall()
         async with asyncio.TaskGroup() as tasks:
             sender = tasks.create_task(self._sender.run(), name="sender")
             records = tasks.create_task(self._records.run(), name="records")
+            clicks = tasks.create_task(self._clicks.run(), name="clicks")
             intake = tasks.create_task(self._intake.run(), name="intake")
             pruning = tasks.create_task(self._prune(), name="pruning")
             server = self._server(listen)
@@ -159,13 +170,14 @@ class _Bridge:
             pruning.cancel()
             ami.cancel()
             await asyncio.wait([pruning, ami])
-            for part, task in ((self._intake, intake), (self._records, records), (self._sender, sender)):
+            parts = (self._intake, intake), (self._clicks, clicks), (self._records, records), (self._sender, sender)
+            for part, task in parts:
                 part.stop()
                 await task
         log.info("bridge.stopped")
 
     async def _prune(self) -> None:
-        """Now and then, forget callbacks that are older, or more, than are kept, in small steps."""
+        """Now and then, forget callbacks and clicks that are older, or more, than are kept, in small steps."""
         keep, most_bytes = timedelta(days=self._settings.store.keep_days), self._settings.store.keep_mb * 2**20
         while True:
             total = 0
@@ -174,8 +186,10 @@ class _Bridge:
                     total += pruned
                 if total:
                     log.info("outbox.pruned", callbacks=total)
+                while pruned := await self._click_store.prune(datetime.now(UTC) - keep):
+                    log.info("clicks.pruned", clicks=pruned)
             except StoreError as error:
-                log.warning("outbox.not_pruned", reason=str(error))
+                log.warning("store.not_pruned", reason=str(error))
             await asyncio.sleep(PRUNE_EVERY_S)
 
     def _server(self, listen: str | socket.socket) -> Server:
@@ -205,7 +219,8 @@ class _Bridge:
             timezone=self._timezone,
             owns=self._clients.owns,
         )
-        parts: list[Part] = [Dialer(dialing=dialing, originate=self._originate), listing, Ops(self._troubles)]
+        clicks = Dialer(dialing=dialing, originate=self._originate, trail=self._clicks)
+        parts: list[Part] = [clicks, listing, Ops(self._troubles)]
         hidden = CREDENTIALS + (("sNumber", "number") if self._settings.log.mask_numbers else ())
         return Server(listen=listen, access=access, parts=parts, tls=self._tls, hidden_parameters=hidden)
 
@@ -344,14 +359,3 @@ def local_timezone() -> tzinfo:
     with suppress(OSError, ValueError), Path("/etc/localtime").open("rb") as file:
         return ZoneInfo.from_file(file, key="localtime")
     return ZoneInfo("UTC")
-
-
-def _log_phone_of_click(frame: Frame) -> None:
-    """How the first leg of an Originate ended: the agent's phone. What the number did is the call's own story."""
-    reason = frame.get("Reason", "")
-    log.info(
-        "click.phone",
-        click=frame.get("ActionID"),
-        answered=frame.get("Response") == "Success",
-        reason=_REASONS.get(reason, reason),
-    )

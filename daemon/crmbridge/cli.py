@@ -20,7 +20,7 @@ from crmbridge import __version__, app, checks, config, log, terminal
 from crmbridge.calls.clients import Clients
 from crmbridge.calls.events import CallEvent
 from crmbridge.calls.tracker import Tracker
-from crmbridge.cli_support import calls, outbox_cli
+from crmbridge.cli_support import calls, clicks, outbox_cli
 from crmbridge.config import ConfigError, NumberSettings, PbxSettings, TellSettings
 from crmbridge.demo import show
 from crmbridge.pbx.wire import FrameReader
@@ -41,6 +41,7 @@ cli.add_typer(config_cli, name="config")
 
 cli.add_typer(outbox_cli, name="outbox")
 cli.command()(calls)
+cli.command()(clicks)
 
 
 def main() -> None:

@@ -10,9 +10,11 @@ from typing import Annotated, TypeVar
 import typer
 
 from crmbridge import app, config
+from crmbridge.calls.clicks import Outcome
 from crmbridge.calls.events import State
 from crmbridge.config import Settings
 from crmbridge.store import call_list
+from crmbridge.store import clicks as click_store
 from crmbridge.store.call_list import CallList
 from crmbridge.store.engine import open_database, sqlite_url
 from crmbridge.store.outbox import Outbox, open_outbox
@@ -59,6 +61,76 @@ def outbox_retry(ids: IdsArgument, config_file: ConfigOption = config.DEFAULT_FI
 def outbox_drop(ids: IdsArgument, config_file: ConfigOption = config.DEFAULT_FILE) -> None:
     """Send these no more and list them no more; `retry` takes that back."""
     _each(ids, load(config_file), lambda outbox, one: outbox.drop(one, datetime.now(UTC)), done="dropped")
+
+
+def clicks(
+    ext: Annotated[str | None, typer.Option(help="Only this extension's.")] = None,
+    number: Annotated[str | None, typer.Option(help="Only to this number, as asked for or as dialed.")] = None,
+    client: Annotated[str | None, typer.Option(help="Only this ClientId's.")] = None,
+    outcome: Annotated[Outcome | None, typer.Option(help="Only those that ended so.")] = None,
+    click: Annotated[str | None, typer.Option(help="Only this one: its id, which is its call's Linkedid.")] = None,
+    since: InstantOption = None,
+    until: InstantOption = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000)] = 50,
+    config_file: ConfigOption = config.DEFAULT_FILE,
+    as_json: JsonOption = False,
+) -> None:
+    """List clicks to call, newest first: who asked, what was decided, and how each ended. Times are this machine's."""
+    which = click_store.Which(
+        extension=ext,
+        number=number,
+        client_id=client,
+        outcome=outcome,
+        click_id=click,
+        since=_utc(since),
+        until=_utc(until),
+    )
+    listed = run(_clicks_that(load(config_file), which, limit))
+    rows = [_click(one) if as_json else _click_in_short(one) for one in listed]
+    show(rows, as_json=as_json, empty="no clicks")
+
+
+async def _clicks_that(settings: Settings, which: click_store.Which, limit: int) -> list[click_store.Listed]:
+    path = _existing(settings, app.CLICKS)
+    async with click_store.open_clicks(path, pbx=settings.pbx.name) as store:
+        return await store.listing(which, limit)
+
+
+def _click(one: click_store.Listed) -> dict[str, object]:
+    asked, news = one.asked, one.news
+    return {
+        "time": local(asked.at),
+        "click": asked.click_id,
+        "address": asked.address,
+        "user": asked.user,
+        "ClientId": asked.client_id,
+        "ext": asked.extension,
+        "number": asked.number,
+        "dialed": asked.dialed,
+        "outcome": news.outcome.value,
+        "code": news.code,
+        "reason": news.reason,
+        "phone": news.phone and news.phone.value,
+        "number_state": news.number and news.number.value,
+        "cause": news.cause,
+        "talk": news.talk_s,
+        "changed": local(news.at),
+    }
+
+
+def _click_in_short(one: click_store.Listed) -> dict[str, object]:
+    """What fits into a terminal's line; the code says why where there was no call."""
+    row = _click(one)
+    who = ":".join(filter(None, (one.asked.user, one.asked.address)))
+    shown = {name: row[name] for name in ("time", "click", "ClientId", "ext")}
+    return (
+        shown
+        | {"number": row["dialed"] or row["number"], "outcome": row["outcome"], "talk": row["talk"]}
+        | {
+            "code": row["code"],
+            "asked by": who,
+        }
+    )
 
 
 def calls(

@@ -36,17 +36,19 @@ class Intake:
         send: Callable[[Sequence[Delivery]], None],
         others: Mapping[str, Callable[[Frame], None]],
         resync: Callable[[], None],
+        watch: Callable[[Frame, datetime], None] | None = None,
     ) -> None:
         """`store` has call events on disk when it returns, and gives back the new ones; `send` takes those on.
 
         `others`: what to do at once with events that are not the tracker's, by name. `resync` asks the PBX to list its
-        channels, for when we could not keep up.
+        channels, for when we could not keep up. `watch` is shown each event that the tracker takes, after it.
         """
         self._tracker = tracker
         self._store = store
         self._send = send
         self._others = others
         self._resync = resync
+        self._watch = watch
         self._waiting: list[tuple[Frame, datetime]] = []
         self._arrived = asyncio.Event()
         self._stopping = False
@@ -79,6 +81,8 @@ class Intake:
         self._arrived.clear()
         batch, self._waiting = self._waiting, []
         events = [event for frame, at in batch for event in self._understand(frame, at)]
+        for frame, at in batch:
+            self._show(frame, at)
         for endpoint, context in self._tracker.strangers():
             log.warning(
                 "pbx.unknown_line",
@@ -100,6 +104,13 @@ class Intake:
             # One event that nobody understands must not cost the popups of the calls behind it.
             log.exception("intake.event_failed", frame=dict(frame))
             return []
+
+    def _show(self, frame: Frame, at: datetime) -> None:
+        try:
+            if self._watch is not None and frame.get("Event") not in self._others:
+                self._watch(frame, at)
+        except Exception:
+            log.exception("intake.event_failed", frame=dict(frame))
 
 
 def _say(event: CallEvent) -> None:

@@ -20,11 +20,12 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
+from crmbridge.calls.clicks import Asked, Outcome
 from crmbridge.calls.dialable import Dialable
 from crmbridge.calls.dialing import Code, Dialing, Result
 from crmbridge.calls.history import CallRow, Page, Position
 from crmbridge.calls.numbers import Numbers
-from crmbridge.web import connection, parameters
+from crmbridge.web import connection, dialer, parameters
 from crmbridge.web.access import Access, Account
 from crmbridge.web.attempts import FREE
 from crmbridge.web.call_list import CallListing
@@ -77,6 +78,31 @@ class Calls:
         return self.page
 
 
+class Trail:
+    """What would keep the clicks."""
+
+    def __init__(self) -> None:
+        self.all: list[Asked] = []
+        self.settled_as: dict[str, Result] = {}
+        self.asked = asyncio.Event()
+        self.stored = asyncio.Event()
+        self.stored.set()
+
+    def refused(self, asked: Asked) -> None:
+        self.all.append(asked)
+
+    def accepted(self, asked: Asked) -> asyncio.Future[None]:
+        self.all.append(asked)
+        self.asked.set()
+        return asyncio.ensure_future(self._until_stored())
+
+    async def _until_stored(self) -> None:
+        await self.stored.wait()
+
+    def settled(self, click_id: str, result: Result) -> None:
+        self.settled_as[click_id] = result
+
+
 class Answer:
     """An answer as it came."""
 
@@ -99,8 +125,8 @@ class Answer:
 class Site:
     """The server with its parts, and what stands behind them."""
 
-    def __init__(self, server: Server, pbx: Pbx, calls: Calls, troubles: list[str]) -> None:
-        self.server, self.pbx, self.calls, self.troubles = server, pbx, calls, troubles
+    def __init__(self, server: Server, pbx: Pbx, calls: Calls, troubles: list[str], trail: Trail) -> None:
+        self.server, self.pbx, self.calls, self.troubles, self.trail = server, pbx, calls, troubles, trail
 
     async def connect(self, source: str | None = None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection(*self.server.address, local_addr=(source, 0) if source else None)
@@ -154,7 +180,7 @@ async def running(
     others: Sequence[Account] = (),
     clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Site]:
-    pbx, calls, troubles = Pbx(), Calls(), list[str]()
+    pbx, calls, troubles, trail = Pbx(), Calls(), list[str](), Trail()
     dialing = Dialing(
         dialable=Dialable.from_settings(region="IL", extensions=r"7\d\d"),
         client_ids={"10", "11"} if others else {"10"},
@@ -171,7 +197,7 @@ async def running(
             credentials_as_parameters=as_parameters,
         ),
         parts=[
-            Dialer(dialing=dialing, originate=pbx.originate),
+            Dialer(dialing=dialing, originate=pbx.originate, trail=trail),
             CallListing(by_number=calls, key=NUMBERS.same, timezone=ZoneInfo("Asia/Jerusalem"), owns=owns),
             Ops(lambda: troubles),
             *extra,
@@ -179,7 +205,7 @@ async def running(
         clock=clock,
     )
     async with server:
-        yield Site(server, pbx, calls, troubles)
+        yield Site(server, pbx, calls, troubles, trail)
 
 
 @pytest.fixture
@@ -414,11 +440,57 @@ async def test_a_line_for_each_click() -> None:
             await site.ask(CLICK)
             await site.ask(CLICK)
             await site.ask(CLICK.replace("033004799", "%0d%0aroot"))
+            await site.ask(CLICK.replace("sExt=777&", ""))
     clicks = [line for line in logs if line["event"].startswith("dialer.")]
-    assert [line["event"] for line in clicks] == ["dialer.placed", "dialer.repeated", "dialer.refused"]
+    assert [line["event"] for line in clicks] == [
+        "dialer.placed",
+        "dialer.repeated",
+        "dialer.refused",
+        "dialer.refused",
+    ]
     assert {line["address"] for line in clicks} == {"127.0.0.1"}
     assert clicks[0]["click"] == clicks[1]["click"] == site.pbx.ids[0]
+    assert {line["user"] for line in clicks} == {"crm"}
     assert clicks[2]["number"] == r"\r\nroot"
+    assert clicks[3]["code"] == "missing_parameter"
+
+
+async def test_a_trail_of_each_click() -> None:
+    async with running() as site:
+        await site.ask(CLICK.replace("033004799", "%2B972-3-300-4799"))
+        await site.ask(CLICK)
+        await site.ask(CLICK.replace("sNumber=033004799", "sNumber=100500"))
+        await site.ask(CLICK.replace("sExt=777&", ""))
+        placed, again, not_allowed, without = site.trail.all
+    assert (placed.user, placed.address, placed.client_id, placed.extension) == ("crm", "127.0.0.1", "10", "777")
+    assert (placed.number, placed.dialed, placed.click_id) == ("+972-3-300-4799", "033004799", site.pbx.ids[0])
+    assert (placed.outcome, placed.code) == (Outcome.IN_PROGRESS, None)
+    assert site.trail.settled_as == {placed.click_id: Result()}
+    assert (again.outcome, again.click_id, again.number) == (Outcome.REPEATED, placed.click_id, "033004799")
+    assert (not_allowed.outcome, not_allowed.code, not_allowed.dialed) == (Outcome.REFUSED, "number_not_allowed", None)
+    assert (without.outcome, without.code, without.extension) == (Outcome.REFUSED, "missing_parameter", "")
+    assert not_allowed.reason
+    assert without.reason == "sExt is missing or empty"
+
+
+async def test_a_click_is_on_disk_before_the_pbx_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialer, "STORED_S", LIMIT_S)
+    async with running() as site:
+        site.trail.stored.clear()
+        click = asyncio.create_task(site.ask(CLICK))
+        await site.trail.asked.wait()
+        assert not site.pbx.calls
+        site.trail.stored.set()
+        assert (await click).body == OK
+        assert site.pbx.calls == [("777", "033004799")]
+
+
+async def test_a_disk_that_hangs_holds_no_click_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialer, "STORED_S", 0.0)
+    async with running() as site:
+        site.trail.stored.clear()
+        assert (await site.ask(CLICK)).body == OK
+        site.trail.stored.set()
 
 
 # Who may ask

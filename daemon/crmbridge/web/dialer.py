@@ -19,10 +19,16 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Protocol
 
 import structlog
-from aiohttp import web
+from aiohttp import BasicAuth, web
+from multidict import MultiMapping
 
+from crmbridge.calls.clicks import Asked, Outcome
 from crmbridge.calls.dialing import UNKNOWN_CLIENT, Click, Code, Dialing, Refusal, Result
 from crmbridge.web import parameters
 from crmbridge.web.access import Grant
@@ -34,6 +40,22 @@ log = structlog.get_logger("crmbridge.dialer")
 Originate = Callable[[str, str, str], Awaitable[Result]]
 """Extension, number as dialed, click id → what became of it. Should not raise."""
 
+
+class Trail(Protocol):
+    """Whoever keeps what became of each click."""
+
+    def refused(self, asked: Asked) -> None:
+        """A click that is no call, or none of its own."""
+
+    def accepted(self, asked: Asked) -> asyncio.Future[None]:
+        """A click that is placed next, once this is done."""
+
+    def settled(self, click_id: str, result: Result) -> None:
+        """What the PBX said when it was asked to place the call."""
+
+
+STORED_S = 1.0
+"""How long a click waits until it is on disk: no longer than a person does."""
 PLACE_S = 15.0
 """How long placing may take at most, should what is handed in not have a limit of its own."""
 
@@ -69,12 +91,14 @@ class Dialer:
         *,
         dialing: Dialing,
         originate: Originate,
+        trail: Trail,
         clock: Callable[[], float] = time.monotonic,
         click_id: Callable[[], str] = new_click_id,
     ) -> None:
         """`clock`: seconds of a monotonic clock."""
         self._dialing = dialing
         self._originate = originate
+        self._trail = trail
         self._clock = clock
         self._click_id = click_id
         self._under_way: dict[str, asyncio.Task[Result]] = {}
@@ -94,24 +118,42 @@ class Dialer:
 
     async def _click(self, request: web.Request) -> web.Response:
         values = await parameters.read(request)
-        extension = parameters.required(values, "sExt")
-        number = parameters.required(values, "sNumber")
-        client_id = parameters.required(values, "ClientId")
-        if not _EXTENSION.fullmatch(extension):
-            raise parameters.malformed("sExt", "is no extension: letters, digits, dot, dash and underscore")
-        if not _CLIENT_ID.fullmatch(client_id):
-            raise parameters.malformed("ClientId", "is no client's id: letters, digits, dot, dash and underscore")
-        click_id = self._click_id()
-        click = self._admit(request[GRANT], client_id, extension, number, click_id)
-        bound = log.bind(
-            address=request.get(CLIENT), client_id=client_id, extension=extension, number=ascii(number)[1:-1]
+        asked = Asked(
+            click_id=self._click_id(),
+            at=datetime.now(UTC),
+            address=request.get(CLIENT, ""),
+            user=_user(request, values),
+            client_id=values.get("ClientId", ""),
+            extension=values.get("sExt", ""),
+            number=values.get("sNumber", ""),
+            dialed=None,
+            outcome=Outcome.REFUSED,
         )
+        bound = log.bind(
+            address=asked.address,
+            user=asked.user,
+            client_id=asked.client_id,
+            extension=asked.extension,
+            number=ascii(asked.number)[1:-1],
+        )
+        try:
+            _check(values)
+        except ProblemError as problem:
+            bound.warning("dialer.refused", code=problem.code, reason=problem.message)
+            self._trail.refused(replace(asked, code=problem.code, reason=problem.message))
+            raise
+        click = self._admit(request[GRANT], asked)
         if isinstance(click, Refusal):
             bound.warning("dialer.refused", code=click.code.value, reason=click.message)
+            self._trail.refused(replace(asked, code=click.code.value, reason=click.message))
             raise _problem(click.code, click.message, click.retry_after_s)
-        result = await self._result(click, new=click.id == click_id)
+        is_new = click.id == asked.click_id
+        asked = replace(asked, click_id=click.id, dialed=click.number)
+        result = await self._result(click, replace(asked, outcome=Outcome.IN_PROGRESS) if is_new else None)
+        if not is_new:
+            self._trail.refused(replace(asked, outcome=Outcome.REPEATED))
         bound.info(
-            "dialer.repeated" if click.id != click_id else "dialer.failed" if result.code else "dialer.placed",
+            "dialer.repeated" if not is_new else "dialer.failed" if result.code else "dialer.placed",
             click=click.id,
             dialed=click.number,
             code=result.code and result.code.value,
@@ -121,17 +163,21 @@ class Dialer:
             raise _problem(result.code, result.message)
         return answer({"success": True, "result": []})
 
-    def _admit(self, grant: Grant, client_id: str, extension: str, number: str, click_id: str) -> Click | Refusal:
-        if not grant.is_for(client_id):
+    def _admit(self, grant: Grant, asked: Asked) -> Click | Refusal:
+        if not grant.is_for(asked.client_id):
             return UNKNOWN_CLIENT  # nobody is to learn who else is here
         return self._dialing.admit(
-            client_id=client_id, extension=extension, number=number, click_id=click_id, now_s=self._clock()
+            client_id=asked.client_id,
+            extension=asked.extension,
+            number=asked.number,
+            click_id=asked.click_id,
+            now_s=self._clock(),
         )
 
-    async def _result(self, click: Click, *, new: bool) -> Result:
-        """What became of a click; the same for all requests that are the same click."""
-        if new:
-            task = asyncio.create_task(self._place(click), name=f"click {click.id}")
+    async def _result(self, click: Click, asked: Asked | None) -> Result:
+        """What became of a click; the same for all requests that are the same click. `asked`: for the first of them."""
+        if asked is not None:
+            task = asyncio.create_task(self._place(click, self._trail.accepted(asked)), name=f"click {click.id}")
             self._under_way[click.id] = task
             task.add_done_callback(lambda _: self._under_way.pop(click.id, None))
         if click.result is None:
@@ -139,9 +185,10 @@ class Dialer:
             await asyncio.wait([self._under_way[click.id]])
         return click.result or Result(Code.UNKNOWN, "the bridge was stopped before the PBX answered")
 
-    async def _place(self, click: Click) -> Result:
+    async def _place(self, click: Click, stored: asyncio.Future[None]) -> Result:
         result = Result(Code.UNKNOWN, "it is not known whether the PBX has placed the call; the phone may ring")
         try:
+            await asyncio.wait([stored], timeout=STORED_S)
             async with asyncio.timeout(PLACE_S):
                 result = await self._originate(click.extension, click.number, click.id)
         except TimeoutError:
@@ -151,7 +198,28 @@ class Dialer:
             log.exception("dialer.broken", click=click.id)
         finally:
             self._dialing.settle(click, result, self._clock())
+            self._trail.settled(click.id, result)
         return result
+
+
+def _check(values: MultiMapping[str]) -> None:
+    """Raise ProblemError where parameters are missing, there twice, or are nothing that they should be."""
+    extension, client_id = parameters.required(values, "sExt"), parameters.required(values, "ClientId")
+    parameters.required(values, "sNumber")
+    if not _EXTENSION.fullmatch(extension):
+        raise parameters.malformed("sExt", "is no extension: letters, digits, dot, dash and underscore")
+    if not _CLIENT_ID.fullmatch(client_id):
+        raise parameters.malformed("ClientId", "is no client's id: letters, digits, dot, dash and underscore")
+
+
+def _user(request: web.Request, values: MultiMapping[str]) -> str:
+    """Who asks, as they have shown already that they are: by HTTP Basic, or by parameters where that is allowed."""
+    given = request.headers.get("Authorization")
+    user = values.get("username", "")
+    if given is not None:
+        with suppress(ValueError):
+            user = str(BasicAuth.decode(given, encoding="utf-8").login)
+    return user
 
 
 def _problem(code: Code, message: str, retry_after_s: float = 0) -> ProblemError:

@@ -1,0 +1,156 @@
+"""The trail of clicks as they happen: from the dialer's decisions and the PBX's events to the log and the store.
+
+What is told is written in order by one task, in batches. A click is on disk before the PBX is asked for it, unless the
+disk takes longer than a person waits. Refused clicks cost whoever sends them nothing, so not each of a flood is
+stored; they are counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+import structlog
+
+from crmbridge.calls.clicks import Asked, ClickCalls, News, Outcome
+from crmbridge.calls.dialing import Code, Result
+from crmbridge.store.clicks import ClickStore
+
+log = structlog.get_logger("crmbridge.clicks")
+
+MOST_OTHERS_PER_MINUTE = 60
+"""Refused and repeated clicks that are stored one by one."""
+LOOK_EVERY_S = 10.0
+"""How often we look for clicks of which nothing was seen for too long."""
+
+_ACCEPTED = "accepted"
+
+
+class Clicks:
+    """Keeps the trail of one PBX's clicks, and counts those in progress."""
+
+    def __init__(self, *, store: ClickStore, calls: ClickCalls) -> None:
+        self._store = store
+        self._calls = calls
+        self._waiting: list[tuple[Asked | News, asyncio.Future[None] | None]] = []
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._codes: Counter[str] = Counter()
+        self._outcomes: Counter[str] = Counter()
+        self._minute = datetime.min.replace(tzinfo=UTC)
+        self._others = self._not_stored = 0
+
+    @property
+    def in_progress(self) -> int:
+        """Clicks that are being placed, or whose call is not over."""
+        return len(self._calls)
+
+    def codes(self) -> Mapping[str, int]:
+        """How many clicks there were since the start, by the code of their answer; `accepted` without one."""
+        return dict(self._codes)
+
+    def outcomes(self) -> Mapping[str, int]:
+        """How those ended that were accepted, since the start."""
+        return dict(self._outcomes)
+
+    async def recall(self) -> None:
+        """Take up the clicks that were in progress when the bridge ended. Raises StoreError."""
+        now = datetime.now(UTC)
+        for one in await self._store.in_progress():
+            self._calls.recall(one.news, now)
+
+    # What the dialer tells
+
+    def refused(self, asked: Asked) -> None:
+        """A click that is no call, or none of its own. Returns at once."""
+        self._codes[asked.code or asked.outcome.value] += 1
+        if self._is_stored(asked.at):
+            self._write(asked)
+
+    def accepted(self, asked: Asked) -> asyncio.Future[None]:
+        """A click is about to be placed; it is in progress from now on. The future is done when it is on disk."""
+        self._codes[_ACCEPTED] += 1
+        self._calls.begin(asked.click_id, asked.at)
+        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._write(asked, stored)
+        return stored
+
+    def settled(self, click_id: str, result: Result) -> None:
+        """What the PBX said when it was asked."""
+        if result.code is None:
+            return
+        outcome = Outcome.IN_PROGRESS if result.code is Code.UNKNOWN else Outcome.NOT_PLACED
+        news = News(click_id, datetime.now(UTC), outcome, code=result.code.value, reason=result.message)
+        if outcome is Outcome.NOT_PLACED:
+            self._calls.not_placed(click_id)
+            self._outcomes[outcome.value] += 1
+        self._write(news)
+
+    # What the PBX tells
+
+    def take(self, frame: Mapping[str, str], at: datetime) -> None:
+        """Take an AMI event that was read at this instant. Returns at once."""
+        for news in self._calls.handle(frame, at):
+            self._tell(news)
+
+    def stop(self) -> None:
+        """Ask `run` to end once it has stored what has come."""
+        self._stopping = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Store what comes, until `stop`."""
+        while self._waiting or not self._stopping:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await self._wake.wait()
+            for news in self._calls.expire(datetime.now(UTC)):
+                self._tell(news)
+            await self._store_waiting()
+
+    async def _store_waiting(self) -> None:
+        self._wake.clear()
+        batch, self._waiting = self._waiting, []
+        try:
+            if batch:
+                await self._store.write([change for change, _ in batch])
+        except Exception:
+            # The trail must not take the calls along.
+            log.exception("click.not_stored", clicks=[change.click_id for change, _ in batch])
+        for _, stored in batch:
+            if stored is not None and not stored.done():
+                stored.set_result(None)
+
+    def _tell(self, news: News) -> None:
+        if news.outcome is not Outcome.IN_PROGRESS:
+            self._outcomes[news.outcome.value] += 1
+            log.info("click.ended", click=news.click_id, outcome=news.outcome.value, **_more(news))
+        elif news.number is None:
+            log.info("click.phone", click=news.click_id, state=news.phone and news.phone.value)
+        else:
+            log.info("click.number", click=news.click_id, state=news.number.value)
+        self._write(news)
+
+    def _write(self, change: Asked | News, stored: asyncio.Future[None] | None = None) -> None:
+        self._waiting.append((change, stored))
+        self._wake.set()
+
+    def _is_stored(self, at: datetime) -> bool:
+        """Whether this one of the clicks that came to nothing is stored: not each of a flood."""
+        if at - self._minute >= timedelta(minutes=1):
+            if self._not_stored:
+                log.warning("click.flood", not_stored=self._not_stored, hint="refused or repeated clicks; see the log")
+            self._minute, self._others, self._not_stored = at, 0, 0
+        self._others += 1
+        if self._others > MOST_OTHERS_PER_MINUTE:
+            self._not_stored += 1
+            return False
+        return True
+
+
+def _more(news: News) -> dict[str, object]:
+    """What else there is to say of a click that has ended."""
+    return {name: value for name, value in (("talk_s", news.talk_s), ("cause", news.cause)) if value is not None}
