@@ -92,7 +92,7 @@ def clicks(
 
 async def _clicks_that(settings: Settings, which: click_store.Which, limit: int) -> list[click_store.Listed]:
     path = _existing(settings, app.CLICKS)
-    async with click_store.open_clicks(path, pbx=settings.pbx.name) as store:
+    async with click_store.open_clicks(path, pbx=settings.pbx.name, sole=False) as store:
         return await store.listing(which, limit)
 
 

@@ -9,6 +9,7 @@ How many clicks are kept is bounded, those that came to nothing apart, so that t
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -17,13 +18,27 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Index, Integer, MetaData, Row, Table, Text, select
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Engine,
+    Index,
+    Integer,
+    MetaData,
+    Row,
+    Select,
+    Table,
+    Text,
+    func,
+    select,
+)
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from crmbridge.calls.clicks import Asked, News, Outcome, Side
-from crmbridge.store.engine import explain, open_database, reading_apart, sqlite_url
-from crmbridge.store.journal import DISK_RETRY_S, Journal
+from crmbridge.store.engine import explain, open_sqlite, reading_apart
+from crmbridge.store.journal import Journal
+from crmbridge.store.recovery import begin_anew
 from crmbridge.store.schema import Schema, StoreError, Utc
 
 MOST_PLACED = 500_000
@@ -88,26 +103,30 @@ class Listed:
 
 
 @asynccontextmanager
-async def open_clicks(path: Path, *, pbx: str, disk_retry_s: float = DISK_RETRY_S) -> AsyncIterator[ClickStore]:
-    """Open the trail in this file, made if it is missing. Raises StoreError, with what to do about it."""
-    engine = await open_database(sqlite_url(path), [SCHEMA], connections=1)
+async def open_clicks(path: Path, *, pbx: str, sole: bool = True) -> AsyncIterator[ClickStore]:
+    """Open the trail in this file, made if it is missing. Raises StoreError, with what to do about it.
+
+    The daemon opens it for `sole` use (it holds the outbox's lock) and sets it aside where it is damaged; commands that
+    look beside it do not.
+    """
+    recover = begin_anew if sole else None
+    engine = await asyncio.to_thread(open_sqlite, path, [SCHEMA], recover)
+    store = ClickStore(engine, Journal(engine, [SCHEMA], recover=recover), pbx)
     try:
-        store = ClickStore(engine, pbx, disk_retry_s)
         yield store
-        await store.close()
     finally:
-        await engine.dispose()
+        await store.close()
 
 
 class ClickStore:
     """The clicks on one PBX, on disk."""
 
-    def __init__(self, engine: AsyncEngine, pbx: str, disk_retry_s: float = DISK_RETRY_S) -> None:
+    def __init__(self, engine: Engine, journal: Journal, pbx: str) -> None:
         """Use `open_clicks`."""
         self._engine = engine
         self._pbx = pbx
         self._reading = reading_apart(engine)
-        self._journal = Journal(engine, [SCHEMA], disk_retry_s)
+        self._journal = journal
 
     async def close(self) -> None:
         """Write what is still to be written."""
@@ -143,10 +162,14 @@ class ClickStore:
     ) -> list[Listed]:
         query = select(_clicks).where(*wanted).order_by(*order).limit(limit)
         try:
-            async with self._reading.connect() as connection:
-                return [_listed(row) for row in (await connection.execute(query)).all()]
+            return await asyncio.to_thread(self._query, query)
         except (DBAPIError, sqlite3.Error) as error:
+            self._journal.suspect(error)
             raise StoreError(f"{self._engine.url.database} {explain(error)}") from error
+
+    def _query(self, query: Select[Any]) -> list[Listed]:
+        with self._reading.connect() as connection:
+            return [_listed(row) for row in connection.execute(query)]
 
 
 def _add(connection: Connection, pbx: str, asked: Asked) -> None:
@@ -174,8 +197,10 @@ def _prune(connection: Connection, before: datetime, limit: int) -> int:
     others = _clicks.c.outcome.in_(_OTHERS)
     ids = set(connection.scalars(select(_clicks.c.id).where(_clicks.c.at < before).limit(limit)))
     for kind, most in ((others, MOST_OTHERS), (~others, MOST_PLACED)):
-        too_many = select(_clicks.c.id).where(kind).order_by(_clicks.c.id.desc()).offset(most).limit(limit)
-        ids |= set(connection.scalars(too_many))
+        too_many = (connection.scalar(select(func.count()).where(kind)) or 0) - most
+        if too_many > 0:
+            oldest = select(_clicks.c.id).where(kind).order_by(_clicks.c.id).limit(min(too_many, limit))
+            ids |= set(connection.scalars(oldest))
     old = sorted(ids)[:limit]
     return connection.execute(_clicks.delete().where(_clicks.c.id.in_(old))).rowcount if old else 0
 
