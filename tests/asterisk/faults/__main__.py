@@ -16,10 +16,11 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.table import Table
 from tests.asterisk.faults.crm import misbehaviours
-from tests.asterisk.faults.crm_cases import CASES
+from tests.asterisk.faults.crm_cases import CASES, CLOCK_CASES
 from tests.asterisk.faults.cuts import cuts
 from tests.asterisk.faults.kills import kills
 from tests.asterisk.faults.restarts import restarts
+from tests.asterisk.faults.set_clock import library
 from tests.asterisk.faults.surroundings import Place, certificates
 from tests.asterisk.lab import pbx as lab_pbx
 from tests.asterisk.lab.network import Network
@@ -67,7 +68,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="make faults", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--only", action="append", choices=[*LIVE, "crm"], help="this part; may be given again")
+    parser.add_argument(
+        "--only", action="append", choices=[*LIVE, "crm", "clock"], help="this part; may be given again"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--version", choices=sorted(RECIPES), default="22", help="Asterisk's")
     parser.add_argument("--per-s", type=float, default=5, help="calls each second")
@@ -76,20 +79,26 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--cuts", type=int, default=100, help="ami: cuts, freezes and trickles in all")
     parser.add_argument("--bridges", type=int, default=5, help="ami: among so many bridges")
     parser.add_argument("--restarts", type=int, default=5, help="ami: of Asterisk")
-    parser.add_argument("--case", action="append", help="crm: those whose name holds this; may be given again")
+    parser.add_argument("--case", action="append", help="crm, clock: those whose name holds this; may be given again")
     parser.add_argument("--full", action="store_true", help="crm: the long outage takes ten minutes")
     return parser.parse_args()
 
 
 def _crm(chosen: argparse.Namespace, say: Callable[[str, Result], None]) -> None:
     """Needs no Asterisk."""
-    if chosen.only and "crm" not in chosen.only:
-        return
-    cases = [case for case in CASES if not chosen.case or any(part in case.name for part in chosen.case)]
-    with TemporaryDirectory(prefix="crmbridge-faults-") as folder, Network() as network:
-        made = certificates(Path(folder))
-        result = asyncio.run(misbehaviours(Place(network), Path(folder), made, cases, full=chosen.full))
-        say("The CRM misbehaves (a recorded call of Asterisk 22, each time of another caller)", result)
+    for name, cases, title in (
+        ("crm", CASES, "The CRM misbehaves"),
+        ("clock", CLOCK_CASES, "The wall clock is set back and forth by an hour, and the CRM"),
+    ):
+        if chosen.only and name not in chosen.only:
+            continue
+        if name == "clock" and library() is None:
+            sys.exit("the wall clock can't be set: libfaketime is not installed (apt-get install libfaketime)")
+        some = [case for case in cases if not chosen.case or any(part in case.name for part in chosen.case)]
+        with TemporaryDirectory(prefix="crmbridge-faults-") as folder, Network() as network:
+            made = certificates(Path(folder))
+            result = asyncio.run(misbehaviours(Place(network), Path(folder), made, some, full=chosen.full))
+            say(f"{title} (a recorded call of Asterisk 22, each time of another caller)", result)
 
 
 def _live(chosen: argparse.Namespace, say: Callable[[str, Result], None]) -> None:

@@ -11,14 +11,17 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from itertools import count
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from tests.asterisk.faults.crm_cases import PROBE_S, Around, Case
 from tests.asterisk.faults.faulty_crm import FaultyCrm
 from tests.asterisk.faults.judge import LATE_S, RING, SETTLE_S, Call, Fact, Interval, Report, Request, Sight, judge
 from tests.asterisk.faults.resources import left_behind
+from tests.asterisk.faults.set_clock import HOUR_S, SetClock
 from tests.asterisk.faults.surroundings import NAME, NAME_SERVER, Certificates, NameServer, Place
 from tests.asterisk.lab.bridge import COMMAND, Bridge, started
 
@@ -53,6 +56,8 @@ class Told:
     stop_s: float = 0.0
     exit_codes: list[int | None] = field(default_factory=list)
     report: Report = field(default_factory=Report)
+    clock_set: int = 0
+    """How often the wall clock was set."""
 
     def row(self) -> dict[str, object]:
         first = self.faults[0]
@@ -60,6 +65,7 @@ class Told:
         after = [at for one, at in self._taken() if first[0] <= self._seen()[one] < first[1]]
         return {
             "the CRM": self.case.name,
+            **({"clock set, times": self.clock_set} if self.case.clock else {}),
             "for s": f"{first[1] - first[0]:.0f}",
             "calls": len(self.calls),
             "requests meanwhile": sum(first[0] <= one.at < first[1] for one in self.requests),
@@ -83,8 +89,15 @@ class Told:
             found.append(f"the log never says {self.case.says!r}")
         if self.stop_s > LONGEST_STOP_S:
             found.append(f"a stop took {self.stop_s:.1f} s")
+        if self.case.clock and not self._clock_was_seen_set():
+            found.append("the wall clock was not set: nothing was shown")
         found += [f"exit code {code}" for code in self.exit_codes if code != 0]
         return [f"{self.case.name}: {one}" for one in found]
+
+    def _clock_was_seen_set(self) -> bool:
+        """Whether the log's times, the wall clock's, lie as far apart as it was set."""
+        times = [datetime.fromisoformat(json.loads(line)["timestamp"]) for line in self.lines if line.startswith("{")]
+        return (max(times) - min(times)).total_seconds() > HOUR_S
 
     def decide(self) -> None:
         """Judge it. The bridge saw everything all the time, but the CRM would not take it."""
@@ -200,7 +213,7 @@ class _Run:
         self._pbx = SimulatedPbx(username="crmbridge", secret="lab")
         self._told = Told(case)
         self._bridges: list[Bridge] = []
-        self._clock: dict[str, str] = {}
+        self._clock = SetClock(folder) if case.clock else None
         self._ami: tuple[str, int]
         self._loop = asyncio.get_running_loop()
 
@@ -208,7 +221,7 @@ class _Run:
         """Let it happen, and judge."""
         told = self._told
         async with self._around() as around:
-            async with self._bridge(around) as bridge:
+            async with self._bridge(around) as bridge, self._clock_set():
                 await self._calls(2)
                 await self._settled(bridge)
                 async with self._fault(around):
@@ -221,6 +234,16 @@ class _Run:
             told.requests = [*around.crm.requests, *around.moved.requests]
         told.decide()
         return told
+
+    @asynccontextmanager
+    async def _clock_set(self) -> AsyncIterator[None]:
+        """Until the bridge has done its work; across a restart, only the wall clock tells a callback's age."""
+        if self._clock is None:
+            yield
+            return
+        async with self._clock.restless(Random(self._told.case.name)):
+            yield
+        self._told.clock_set = len(self._clock.shifts) - 1
 
     async def _stopped_meanwhile(self, around: Around) -> None:
         """A call comes, the bridge is stopped with its callbacks under way, and starts again when the CRM is well."""
@@ -290,7 +313,8 @@ class _Run:
         command = self._place.command(
             COMMAND, "run", "--config", str(self._folder / "config.toml"), resolv_conf=resolv_conf
         )
-        env = {"SSL_CERT_FILE": str(around.certificates.authority)} | self._clock
+        env = {"SSL_CERT_FILE": str(around.certificates.authority)}
+        env |= self._clock.environment if self._clock else {}
         try:
             async with started(command, env) as bridge:
                 self._bridges.append(bridge)

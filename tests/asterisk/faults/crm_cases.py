@@ -5,7 +5,9 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 from tests.asterisk.faults.faulty_crm import FaultyCrm
 from tests.asterisk.faults.surroundings import Certificates, NameServer, Place
@@ -58,6 +60,8 @@ class Case:
     tls: bool = False
     named: bool = False
     """The CRM is known by its name, not by its address."""
+    clock: bool = False
+    """The wall clock is set back and forth meanwhile."""
 
 
 @asynccontextmanager
@@ -82,6 +86,20 @@ async def _led_elsewhere(around: Around) -> AsyncIterator[None]:
     async with _replying(Reply(status=302, headers={"Location": around.elsewhere_url}))(around):
         yield
     assert not around.elsewhere.received, "a redirect was followed"
+
+
+@asynccontextmanager
+async def _nothing(around: Around) -> AsyncIterator[None]:
+    del around
+    yield
+
+
+@asynccontextmanager
+async def _back_at(around: Around) -> AsyncIterator[None]:
+    """Busy, until an instant of the CRM's clock."""
+    at = format_datetime(datetime.now(UTC) + timedelta(seconds=BUSY_S), usegmt=True)
+    async with _replying(Reply(status=503, headers={"Retry-After": at}))(around):
+        yield
 
 
 def _slow(delay_s: float) -> Fault:
@@ -136,6 +154,7 @@ async def _moving(around: Around) -> AsyncIterator[None]:
     around.names.addresses[around.name] = around.crm.address[0]
 
 
+BUSY_S = 7.0
 SHORT_LIFE = {"ring_expires_s": 6.0}
 
 CASES = (
@@ -147,9 +166,9 @@ CASES = (
     Case("500", _replying(Reply(status=500, body=b"oops")), "HTTP 500: oops"),
     Case(
         "429, Retry-After: 7",
-        _replying(Reply(status=429, headers={"Retry-After": "7"})),
+        _replying(Reply(status=429, headers={"Retry-After": f"{BUSY_S:.0f}"})),
         "HTTP 429",
-        patience_s=7,
+        patience_s=BUSY_S,
     ),
     Case("200 with HTML", _replying(Reply(body=b"<html>Fatal error")), "no JSON"),
     Case("success: false", _replying(Reply(body=b'{"success":false}')), "crm.refused", refused=True),
@@ -162,3 +181,14 @@ CASES = (
     Case("address changes", _moving, "cannot connect to", lasts_s=4, named=True),
     Case("down longer than a ring is of use", _shut, "cannot connect to", lasts_s=30, full_s=600, settings=SHORT_LIFE),
 )
+
+CLOCK_CASES = tuple(
+    replace(case, clock=True)
+    for case in (
+        Case("is well", _nothing, "call.rings"),
+        Case("refuses connections", _shut, "cannot connect to"),
+        Case("503, Retry-After: a date", _back_at, "HTTP 503", patience_s=BUSY_S),
+        Case("down longer than a ring is of use", _shut, "cannot connect to", lasts_s=30, settings=SHORT_LIFE),
+    )
+)
+"""The same, while the bridge's wall clock is set back and forth by an hour."""
