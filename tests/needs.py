@@ -72,6 +72,7 @@ def _mounts() -> str | None:
 _NEEDS: dict[str, Callable[[], str | None]] = {
     "asterisk": _asterisk,
     "loop": _loop,
+    "faketime": lambda: _programs("faketime"),
     "mariadb": lambda: _programs("mariadbd", "mariadb-install-db", "mariadb", "setpriv"),
     "mounts": _mounts,
     "namespaces": lambda: _namespaces() or _programs("ip", "nsenter", "setpriv"),

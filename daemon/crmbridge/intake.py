@@ -33,12 +33,13 @@ class Intake:
         *,
         tracker: Tracker,
         store: Callable[[Sequence[CallEvent]], Awaitable[list[Delivery]]],
-        send: Callable[[Sequence[Delivery]], None],
+        send: Callable[[Sequence[Delivery], float], None],
         others: Mapping[str, Callable[[Frame], None]],
         resync: Callable[[], None],
         watch: Callable[[Frame, datetime], None] | None = None,
     ) -> None:
-        """`store` has call events on disk when it returns, and gives back the new ones; `send` takes those on.
+        """`store` has call events on disk when it returns, and gives back the new ones; `send` takes those on,
+        with the seconds since they were read: the wall clock may have been set meanwhile.
 
         `others`: what to do at once with events that are not the tracker's, by name. `resync` asks the PBX to list its
         channels, for when we could not keep up. `watch` is shown each event that the tracker takes, after it.
@@ -50,6 +51,8 @@ class Intake:
         self._resync = resync
         self._watch = watch
         self._waiting: list[tuple[Frame, datetime]] = []
+        self._oldest = 0.0
+        """When the first of these came, on the event loop's clock."""
         self._arrived = asyncio.Event()
         self._stopping = False
 
@@ -59,6 +62,8 @@ class Intake:
         if other is not None:
             other(frame)
             return
+        if not self._waiting:
+            self._oldest = asyncio.get_running_loop().time()
         self._waiting.append((frame, at))
         self._arrived.set()
         if len(self._waiting) > LONGEST_LAG:
@@ -80,6 +85,7 @@ class Intake:
     async def _work_off(self) -> None:
         self._arrived.clear()
         batch, self._waiting = self._waiting, []
+        oldest = self._oldest
         events = [event for frame, at in batch for event in self._understand(frame, at)]
         for frame, at in batch:
             self._show(frame, at)
@@ -93,7 +99,7 @@ class Intake:
         if not events:
             return
         new = await self._store(events)
-        self._send(new)
+        self._send(new, asyncio.get_running_loop().time() - oldest)
         for delivery in new:
             _say(delivery.event)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.asterisk.faults.crm import misbehaviours
-from tests.asterisk.faults.crm_cases import CASES, Case
+from tests.asterisk.faults.crm_cases import CASES, CLOCK_CASES, Case
 from tests.asterisk.faults.surroundings import Certificates, Place, certificates
 from tests.asterisk.lab.network import Network
 
@@ -32,6 +32,9 @@ def shortened(chosen: Mapping[str, Mapping[str, object]]) -> list[Case]:
     by_name = {case.name: case for case in CASES}
     short = {"lasts_s": 2.0, "gap_s": 1.0}
     return [replace(by_name[name], **{**short, **changes}) for name, changes in chosen.items()]  # type: ignore[arg-type]
+
+
+pytestmark = pytest.mark.alone  # a popup that is late on a busy machine is late
 
 
 @pytest.fixture(scope="module")
@@ -59,5 +62,13 @@ async def test_a_crm_whose_name_and_certificate_are_in_trouble(
     tmp_path: Path, made: Certificates, network: Network
 ) -> None:
     result = await misbehaviours(Place(network), tmp_path, made, shortened(WITH_A_NETWORK), stopping=False)
+    assert not result.broken
+    assert {one["state"] for told in result.cases for one in told.listed} == {"confirmed"}
+
+
+@pytest.mark.needs("faketime")
+async def test_a_wall_clock_that_is_set_by_an_hour_makes_nothing_old(tmp_path: Path, made: Certificates) -> None:
+    well = replace(CLOCK_CASES[0], lasts_s=4.0, gap_s=0.5)
+    result = await misbehaviours(Place(), tmp_path, made, [well], stopping=False)
     assert not result.broken
     assert {one["state"] for told in result.cases for one in told.listed} == {"confirmed"}

@@ -610,6 +610,29 @@ async def test_a_clock_set_by_an_hour_changes_neither_retries_nor_expiry(file: P
         assert b.final[1][1] is State.CONFIRMED
 
 
+@pytest.mark.parametrize("hours", [-2, 2])
+async def test_a_clock_set_before_a_callback_is_queued_makes_it_neither_old_nor_new(
+    file: Path, crm: Receiver, hours: int
+) -> None:
+    crm.default = Reply(status=500)
+    async with bench(file, await crm.start()) as b:
+        added = await b.outbox.add([replace(ring(), at=b.clock.wall), replace(answer(), at=b.clock.wall)])
+        b.clock.wall += timedelta(hours=hours)
+        b.sender.submit(added, 3.0)
+        await b.failed(1)
+        assert b.sender.stats().oldest_s == 3.0
+        failures = 1
+        for _ in range(11):  # to 55 s; no pause is longer than this
+            await b.clock.turn(5)
+            failures += 1
+            await b.failed(failures)
+        assert b.final == []
+        crm.default = Reply()
+        await b.clock.turn(2.1)
+        await b.settled(2)
+        assert [state for _, state in b.final] == [State.EXPIRED, State.CONFIRMED]
+
+
 async def test_a_stop_finishes_what_is_under_way_and_leaves_the_rest_on_disk(file: Path, crm: Receiver) -> None:
     hold = asyncio.Event()
     crm.script(Reply(hold=hold))

@@ -2,7 +2,7 @@
 
 The shell around lanes.py (what goes next), retry.py (when, and whether at all) and client.py (one request). It takes
 the outbox as a protocol and must not know how callbacks are stored. The wall clock is asked only how old a callback
-already is when it arrives; from then on all is reckoned on the monotonic clock.
+is that was stored before this process began, or queued again by hand; all else is reckoned on the monotonic clock.
 
 What happened is stored before the next callback of the same call is sent. A process killed between a request and its
 storing sends that request again after its start, with the same Idempotency-Key: at least once, never silently not.
@@ -123,10 +123,14 @@ class Sender:
         self._settled: set[int] = set()
         """Final outcomes since the outbox was last asked for changes."""
 
-    def submit(self, deliveries: Iterable[Delivery]) -> None:
-        """Queue these, in this order. Never blocks. They must be in the outbox already."""
+    def submit(self, deliveries: Iterable[Delivery], age_s: float | None = None) -> None:
+        """Queue these, in this order. Never blocks. They must be in the outbox already.
+
+        `age_s`: seconds since their events, where this process saw them. Without it the wall clock is asked: nothing
+        else knows of a time before this process.
+        """
         for delivery in deliveries:
-            self._add(delivery)
+            self._add(delivery, age_s)
         self._wake.set()
 
     def stop(self) -> None:
@@ -156,9 +160,12 @@ class Sender:
                 if self._storing:
                     await asyncio.wait(self._storing)
 
-    def _add(self, delivery: Delivery) -> None:
+    def _add(self, delivery: Delivery, age_s: float | None) -> None:
         wall, now = self._clock.now(), self._clock.monotonic()
         event = delivery.event
+        if age_s is not None:
+            self._lanes.add(delivery, now - age_s, now - age_s + self._policy.life_s(event.kind))
+            return
         # Set back since the event was written: it is taken for new, and not for one from the future.
         age_s = max(0.0, (wall - event.at).total_seconds())
         queued_s = max(0.0, (wall - (delivery.requeued_at or event.at)).total_seconds())
