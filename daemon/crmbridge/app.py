@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import time
 from collections.abc import Callable, Collection
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, nullcontext, suppress
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,7 @@ from crmbridge.config import (
 from crmbridge.crm.sender import Sender
 from crmbridge.crm.sender import Settings as SenderSettings
 from crmbridge.intake import Frame, Intake
+from crmbridge.liveness import Pulses, status
 from crmbridge.pbx import actions
 from crmbridge.pbx.ami import ActionTimeoutError, Address, Ami, ConnectionLostError, NotConnectedError
 from crmbridge.records import Records
@@ -49,6 +51,7 @@ from crmbridge.store.outbox import Outbox, open_outbox
 from crmbridge.store.outbox_sql import Which
 from crmbridge.store.recovery import begin_anew
 from crmbridge.store.schema import StoreError
+from crmbridge.systemd import ServiceManager
 from crmbridge.web import tls
 from crmbridge.web.access import Access, Account
 from crmbridge.web.call_list import CallListing
@@ -75,11 +78,17 @@ class ListenError(Exception):
     """http.listen can't be had; the message says why and what to do."""
 
 
-async def run(settings: Settings, stop: asyncio.Event, *, http: socket.socket | None = None) -> None:
+async def run(
+    settings: Settings,
+    stop: asyncio.Event,
+    *,
+    http: socket.socket | None = None,
+    manager: ServiceManager | None = None,
+) -> None:
     """Be the bridge until `stop` is set; then finish what is under way.
 
-    `http`: a socket that is bound already, in place of `http.listen`. Raises StoreError, TlsError and ListenError,
-    which say what to do; what is unexpected goes through and ends the process.
+    `http`: a socket that is bound already, in place of `http.listen`. `manager` is told how we stand. Raises
+    StoreError, TlsError and ListenError, which say what to do; what is unexpected goes through and ends the process.
     """
     async with AsyncExitStack() as stack:
         outbox = await stack.enter_async_context(open_outbox(settings.store.state_dir / OUTBOX))
@@ -91,7 +100,7 @@ async def run(settings: Settings, stop: asyncio.Event, *, http: socket.socket | 
         path = settings.store.state_dir / CLICKS
         clicks = await stack.enter_async_context(open_clicks(path, pbx=settings.pbx.name))
         bridge = _Bridge(settings, outbox, CallList(engine, rows), clicks, endpoints, numbers)
-        await bridge.run(stop, http or settings.http.listen)
+        await bridge.run(stop, http or settings.http.listen, manager)
 
 
 class _Bridge:
@@ -116,7 +125,8 @@ class _Bridge:
         self._tls = build_tls(settings.http)
         self._channels = channels_of_named_phones(settings)
         self._timezone = ZoneInfo(settings.cdr.timezone) if settings.cdr.timezone else local_timezone()
-        self._sender = build_sender(settings.crm, outbox)
+        self._pulses = Pulses(time.monotonic)
+        self._sender = build_sender(settings.crm, outbox, self._pulses.of("sender"))
         self._records = Records(
             read=partial(cdr.from_event, pbx=settings.pbx.name, timezone=self._timezone), store=calls.add_cdr
         )
@@ -132,9 +142,12 @@ class _Bridge:
             others=others,
             watch=self._clicks.take,
             resync=self._resync,
+            alive=self._pulses.of("intake"),
         )
         wanted = Tracker.EVENTS | ClickCalls.EVENTS | others.keys()
-        self._ami = build_ami(settings, wanted=wanted, on_frame=self._intake.take, apart=others.keys())
+        self._ami = build_ami(
+            settings, wanted=wanted, on_frame=self._intake.take, apart=others.keys(), alive=self._pulses.of("ami")
+        )
 
     def _resync(self) -> None:
         self._ami.resync()
@@ -142,7 +155,7 @@ class _Bridge:
     def _take_for_clicks(self, frame: Frame) -> None:
         self._clicks.take(frame, datetime.now(UTC))
 
-    async def run(self, stop: asyncio.Event, listen: str | socket.socket) -> None:
+    async def run(self, stop: asyncio.Event, listen: str | socket.socket, manager: ServiceManager | None) -> None:
         """Run until `stop`; what was started last ends first, so that what is under way reaches the outbox."""
         recent = await self._outbox.listing(Which(since=datetime.now(UTC) - LONGEST_CALL), limit=MOST_RECALLED)
         self._tracker.recall(one.delivery.event for one in recent if one.delivery.event.pbx == self._settings.pbx.name)
@@ -163,7 +176,8 @@ class _Bridge:
             try:
                 ami = tasks.create_task(self._ami.run(), name="ami")
                 log.info("bridge.started", version=__version__, pbx=self._settings.pbx.name, waiting=len(waiting))
-                await stop.wait()
+                async with manager.kept_told(self._status, self._pulses.late) if manager else nullcontext():
+                    await stop.wait()
                 log.info("bridge.stopping")
             finally:
                 await server.stop()
@@ -246,6 +260,16 @@ class _Bridge:
             return Result(Code.UNKNOWN, "the PBX did not say whether it places the call; the phone may ring")
         return Result() if answer.success else Result(Code.REFUSED, f"the PBX refused: {answer.message}")
 
+    def _status(self) -> str:
+        stats = self._sender.stats()
+        troubles = {"CRM does not answer": stats.crm_down, "disk refuses the outbox": self._outbox.disk_refuses}
+        return status(
+            connected=self._ami.connected,
+            calls=self._tracker.calls,
+            waiting=stats.waiting,
+            troubles=[trouble for trouble, there in troubles.items() if there],
+        )
+
     def _troubles(self) -> list[str]:
         """Why the bridge can't do its work at present."""
         troubles = {
@@ -323,7 +347,11 @@ def build_history(endpoints: Endpoints, numbers: Numbers) -> History:
     )
 
 
-def build_sender(crm: CrmSettings, outbox: Outbox) -> Sender:
+def build_sender(
+    crm: CrmSettings,
+    outbox: Outbox,
+    alive: Callable[[float], None] = lambda within_s: None,  # noqa: ARG005
+) -> Sender:
     """Sends to the CRM."""
     settings = SenderSettings(
         url=str(crm.url),
@@ -332,7 +360,7 @@ def build_sender(crm: CrmSettings, outbox: Outbox) -> Sender:
         ring_expires_s=crm.ring_expires_s,
         answer_expires_s=crm.answer_expires_s,
     )
-    return Sender(settings, outbox)
+    return Sender(settings, outbox, alive=alive)
 
 
 def build_ami(
@@ -341,6 +369,7 @@ def build_ami(
     wanted: Collection[str],
     on_frame: Callable[[Frame, datetime], None],
     apart: Collection[str] = (),
+    alive: Callable[[float], None] = lambda within_s: None,  # noqa: ARG005
 ) -> Ami:
     """The session with the PBX."""
     ami = settings.ami
@@ -351,6 +380,7 @@ def build_ami(
         wanted=wanted,
         on_frame=on_frame,
         apart=apart,
+        alive=alive,
     )
 
 

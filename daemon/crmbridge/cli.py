@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import json
 import signal
 import sys
@@ -24,6 +25,7 @@ from crmbridge.cli_support import calls, clicks, outbox_cli
 from crmbridge.config import ConfigError, NumberSettings, PbxSettings, TellSettings
 from crmbridge.demo import show
 from crmbridge.pbx.wire import FrameReader
+from crmbridge.systemd import service_manager
 from crmbridge.terminal import EX_IOERR, ConfigOption, JsonOption
 
 _CHUNK = 1 << 16
@@ -63,7 +65,8 @@ def run(config_file: ConfigOption = config.DEFAULT_FILE) -> None:
     """Be the bridge, until SIGTERM or SIGINT."""
     settings = terminal.load(config_file)
     log.configure(level=settings.log.level, form=settings.log.format, mask_numbers=settings.log.mask_numbers)
-    _until_stopped(lambda stop: app.run(settings, stop))
+    faulthandler.enable()  # systemd's watchdog ends us with SIGABRT: where it hung is then in the journal
+    _until_stopped(lambda stop: app.run(settings, stop, manager=service_manager()))
 
 
 @cli.command()

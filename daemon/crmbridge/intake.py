@@ -14,11 +14,14 @@ import structlog
 
 from crmbridge.calls.events import CallEvent, Delivery, Kind
 from crmbridge.calls.tracker import Tracker
+from crmbridge.liveness import NOTHING_UNDER_WAY
 
 log = structlog.get_logger("crmbridge.calls")
 
 Frame = Mapping[str, str]
 
+LATE_S = 60.0
+"""How long one batch may take (a disk that is slow or full takes seconds) before it counts as hung."""
 LONGEST_LAG = 200_000
 """Frames waiting to be worked off (some 100 MB) before we rather ask the PBX for its channels anew."""
 
@@ -37,12 +40,14 @@ class Intake:
         others: Mapping[str, Callable[[Frame], None]],
         resync: Callable[[], None],
         watch: Callable[[Frame, datetime], None] | None = None,
+        alive: Callable[[float], None] = lambda within_s: None,  # noqa: ARG005
     ) -> None:
         """`store` has call events on disk when it returns, and gives back the new ones; `send` takes those on,
         with the seconds since they were read: the wall clock may have been set meanwhile.
 
         `others`: what to do at once with events that are not the tracker's, by name. `resync` asks the PBX to list its
-        channels, for when we could not keep up. `watch` is shown each event that the tracker takes, after it.
+        channels, for when we could not keep up. `watch` is shown each event that the tracker takes, after it. `alive`
+        is told within how many seconds it will be told again.
         """
         self._tracker = tracker
         self._store = store
@@ -50,6 +55,7 @@ class Intake:
         self._others = others
         self._resync = resync
         self._watch = watch
+        self._alive = alive
         self._waiting: list[tuple[Frame, datetime]] = []
         self._oldest = 0.0
         """When the first of these came, on the event loop's clock."""
@@ -79,7 +85,9 @@ class Intake:
     async def run(self) -> None:
         """Work off what comes, until `stop`."""
         while self._waiting or not self._stopping:
+            self._alive(NOTHING_UNDER_WAY)
             await self._arrived.wait()
+            self._alive(LATE_S)
             await self._work_off()
 
     async def _work_off(self) -> None:

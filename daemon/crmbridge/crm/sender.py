@@ -39,6 +39,8 @@ log = structlog.get_logger("crmbridge.crm")
 
 FOLLOW_OUTBOX_S = 5.0
 """How often the outbox is asked whether somebody else (`crmbridge outbox retry`) has changed it."""
+LATE_S = 60.0
+"""Both loops go round every FOLLOW_OUTBOX_S; a slow disk may hold them up this long before they count as hung."""
 
 
 class Outbox(Protocol):
@@ -100,8 +102,11 @@ class Sender:
         outbox: Outbox,
         clock: Clock | None = None,
         on_outcome: Callable[[Delivery, State, float], None] | None = None,
+        alive: Callable[[float], None] = lambda within_s: None,  # noqa: ARG005
     ) -> None:
         """`on_outcome` hears of each final outcome, with the seconds since the event.
+
+        `alive` is told at each round within how many seconds it will be told again.
 
         Raises ValueError when the CRM's address can't be used.
         """
@@ -111,6 +116,7 @@ class Sender:
         self._outbox = outbox
         self._clock = clock or Clock()
         self._on_outcome = on_outcome
+        self._alive = alive
         self._lanes = Lanes()
         self._breaker = Breaker()
         self._through = 0
@@ -177,6 +183,7 @@ class Sender:
 
     async def _dispatch(self, tasks: asyncio.TaskGroup, client: CrmClient) -> None:
         while not self._stop.is_set():
+            self._alive(LATE_S)
             self._wake.clear()
             await self._expire(self._lanes.take_overdue(self._clock.monotonic()))
             while entry := self._next():
@@ -299,6 +306,7 @@ class Sender:
         # Ends with the stop and is not cancelled: it may be within the database.
         while await self._pause(FOLLOW_OUTBOX_S):
             await self._look_at_outbox()
+            self._wake.set()  # the sending loop goes round, too, and says so; if this one hangs, neither does
 
     async def _pause(self, seconds: float) -> bool:
         """False when the stop came first."""

@@ -55,6 +55,10 @@ agi-bin/user_login_out.agi); Asterisk itself says nothing."""
 log = structlog.get_logger("crmbridge.ami")
 
 
+LATE_S = 120.0
+"""A connection may take as long until it is a session (five answers, ten seconds each); later it counts as hung."""
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     """What one login showed."""
@@ -80,17 +84,20 @@ class Ami:
         on_frame: Callable[[Frame, datetime], None],
         apart: Collection[str] = (),
         timing: Timing | None = None,
+        alive: Callable[[float], None] = lambda within_s: None,  # noqa: ARG005
     ) -> None:
         """`wanted`: the events to hand on. `on_frame` is called for each, in order, with the instant it was read.
 
         It must not block: Asterisk ends the session of a client that doesn't read. `apart`: those among the wanted
-        that don't have to wait until all channels are listed.
+        that don't have to wait until all channels are listed. `alive` is told within how many seconds it will be told
+        again, whether or not there is a session.
         """
         self._address = address
         self._username, self._secret = username, secret
         self._wanted = frozenset(wanted)
         self._deliver = on_frame
         self._timing = timing or Timing()
+        self._alive = alive
         self._connection: Connection | None = None
         self._since: float | None = None
         """When the session began, on the loop's clock; None when the last attempt came to no session."""
@@ -122,10 +129,12 @@ class Ami:
         """Hold the session until cancelled. Whatever ends it is logged and tried again."""
         pauses = Pauses(self._timing, random.random)
         while True:
+            self._alive(LATE_S)
             refused = await self._once()
             held_s = asyncio.get_running_loop().time() - self._since if self._since else 0.0
             pause = pauses.after(held_s=held_s, refused=refused)
             log.info("ami.retry", in_s=round(pause, 1))
+            self._alive(pause + LATE_S)
             await asyncio.sleep(pause)
 
     async def _once(self) -> bool:
@@ -212,11 +221,20 @@ class Ami:
         self._ready.set()
         keeper = asyncio.create_task(connection.keep_alive())
         try:
-            await connection.lost()
+            await self._lost(connection, keeper)
         finally:
             keeper.cancel()
             # Not by awaiting it: that would swallow the cancellation of this task, should it come just then.
             await asyncio.wait([keeper])
+
+    async def _lost(self, connection: Connection, keeper: asyncio.Task[None]) -> None:
+        while True:
+            if not keeper.done():  # without it a dead connection would look alive for ever
+                self._alive(LATE_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._timing.ping_s):
+                    await connection.lost()
+                    return
 
     async def _login(self, connection: Connection) -> None:
         try:
