@@ -23,6 +23,7 @@ from crmbridge.calls.clients import Client, Clients
 from crmbridge.calls.debatable import Debatable
 from crmbridge.calls.dialable import Dialable
 from crmbridge.calls.dialing import Code, Dialing, Result
+from crmbridge.calls.events import Delivery, State
 from crmbridge.calls.history import History, is_extension, parties
 from crmbridge.calls.numbers import Numbers
 from crmbridge.calls.tracker import Tracker
@@ -56,6 +57,7 @@ from crmbridge.web import tls
 from crmbridge.web.access import Access, Account
 from crmbridge.web.call_list import CallListing
 from crmbridge.web.dialer import Dialer
+from crmbridge.web.metrics import Metrics, Readings
 from crmbridge.web.ops import Ops
 from crmbridge.web.parameters import CREDENTIALS
 from crmbridge.web.server import Part, Server
@@ -126,7 +128,8 @@ class _Bridge:
         self._channels = channels_of_named_phones(settings)
         self._timezone = ZoneInfo(settings.cdr.timezone) if settings.cdr.timezone else local_timezone()
         self._pulses = Pulses(time.monotonic)
-        self._sender = build_sender(settings.crm, outbox, self._pulses.of("sender"))
+        self._metrics = Metrics(self._readings)
+        self._sender = build_sender(settings.crm, outbox, self._pulses.of("sender"), self._count)
         self._records = Records(
             read=partial(cdr.from_event, pbx=settings.pbx.name, timezone=self._timezone), store=calls.add_cdr
         )
@@ -234,7 +237,7 @@ class _Bridge:
             owns=self._clients.owns,
         )
         clicks = Dialer(dialing=dialing, originate=self._originate, trail=self._clicks)
-        parts: list[Part] = [clicks, listing, Ops(self._troubles)]
+        parts: list[Part] = [clicks, listing, Ops(self._troubles, self._metrics.text)]
         hidden = CREDENTIALS + (("sNumber", "number") if self._settings.log.mask_numbers else ())
         return Server(listen=listen, access=access, parts=parts, tls=self._tls, hidden_parameters=hidden)
 
@@ -268,6 +271,29 @@ class _Bridge:
             calls=self._tracker.calls,
             waiting=stats.waiting,
             troubles=[trouble for trouble, there in troubles.items() if there],
+        )
+
+    def _count(self, delivery: Delivery, state: State, age_s: float) -> None:
+        self._metrics.count(delivery.event.kind, state, age_s)
+
+    def _readings(self) -> Readings:
+        sender, outbox, intake = self._sender.stats(), self._outbox, self._intake
+        return Readings(
+            waiting=sender.waiting,
+            under_way=sender.under_way,
+            oldest_s=sender.oldest_s,
+            requests=sender.requests,
+            failed_requests=sender.failures,
+            crm_down=sender.crm_down,
+            disk_refuses=outbox.disk_refuses,
+            disk_hangs=outbox.disk_hangs,
+            unstored=outbox.unstored,
+            ami_connected=self._ami.connected,
+            calls=self._tracker.calls,
+            channels=len(self._tracker),
+            intake_waiting=intake.waiting,
+            intake_lag_s=intake.lag_s,
+            intake_dropped=intake.dropped,
         )
 
     def _troubles(self) -> list[str]:
@@ -351,6 +377,7 @@ def build_sender(
     crm: CrmSettings,
     outbox: Outbox,
     alive: Callable[[float], None] = lambda within_s: None,  # noqa: ARG005
+    on_outcome: Callable[[Delivery, State, float], None] | None = None,
 ) -> Sender:
     """Sends to the CRM."""
     settings = SenderSettings(
@@ -360,7 +387,7 @@ def build_sender(
         ring_expires_s=crm.ring_expires_s,
         answer_expires_s=crm.answer_expires_s,
     )
-    return Sender(settings, outbox, alive=alive)
+    return Sender(settings, outbox, on_outcome=on_outcome, alive=alive)
 
 
 def build_ami(

@@ -1,12 +1,16 @@
 """The one path from the PBX's events to the outbox: in order, never blocking the reader, nothing dropped silently.
 
 Frames are taken as they are read and worked off in batches by one task: tracker, outbox (one commit for the whole
-batch), sender. Call records go their own way, so that a call list that is slow holds up no popup.
+batch), sender. Call records and the like go their own way at once, so that neither holds the other up.
+
+Where more frames wait than memory should hold, all are thrown away until we can go on, and then the PBX is asked for
+its channels anew: what is rung for or talked about then is told, and what was told is not told again.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 
@@ -25,7 +29,16 @@ LATE_S = 60.0
 LONGEST_LAG = 200_000
 """Frames waiting to be worked off (some 100 MB) before we rather ask the PBX for its channels anew."""
 
+LAG_S = 2.0
+"""How long a frame may wait before it is worth a line in the log."""
+
+BATCH = 1000
+"""Frames worked off at once: some 20 ms, in which nothing else is done."""
+
 _TRANSITIONS = {Kind.RING: "call.rings", Kind.ANSWER: "call.answered"}
+
+Taken = tuple[Frame, datetime, float]
+"""A frame, when it was read, and when we took it on the loop's clock."""
 
 
 class Intake:
@@ -41,6 +54,8 @@ class Intake:
         resync: Callable[[], None],
         watch: Callable[[Frame, datetime], None] | None = None,
         alive: Callable[[float], None] = lambda within_s: None,  # noqa: ARG005
+        longest_lag: int = LONGEST_LAG,
+        lag_s: float = LAG_S,
     ) -> None:
         """`store` has call events on disk when it returns, and gives back the new ones; `send` takes those on,
         with the seconds since they were read: the wall clock may have been set meanwhile.
@@ -56,26 +71,39 @@ class Intake:
         self._resync = resync
         self._watch = watch
         self._alive = alive
-        self._waiting: list[tuple[Frame, datetime]] = []
-        self._oldest = 0.0
-        """When the first of these came, on the event loop's clock."""
+        self._longest_lag = longest_lag
+        self._lag_s = lag_s
+        self._waiting: deque[Taken] = deque()
         self._arrived = asyncio.Event()
         self._stopping = False
+        self._overrun = False
+        self._oldest: float | None = None
+        self._lags_since: float | None = None
+        self.dropped = 0
+        """Frames thrown away since the start because we could not keep up."""
+
+    @property
+    def waiting(self) -> int:
+        """How many frames wait to be worked off."""
+        return len(self._waiting)
+
+    @property
+    def lag_s(self) -> float:
+        """How long the oldest frame that is not worked off has waited."""
+        oldest = self._oldest if self._oldest is not None else self._waiting[0][2] if self._waiting else None
+        return 0.0 if oldest is None else asyncio.get_running_loop().time() - oldest
 
     def take(self, frame: Frame, at: datetime) -> None:
         """Take a frame that was read at this instant. Returns at once."""
         other = self._others.get(frame.get("Event", ""))
         if other is not None:
-            other(frame)
+            _hand_over(frame, other)
             return
-        if not self._waiting:
-            self._oldest = asyncio.get_running_loop().time()
-        self._waiting.append((frame, at))
+        if self._overrun or len(self._waiting) >= self._longest_lag:
+            self._drop()
+            return
+        self._waiting.append((frame, at, asyncio.get_running_loop().time()))
         self._arrived.set()
-        if len(self._waiting) > LONGEST_LAG:
-            log.error("intake.overrun", dropped=len(self._waiting), hint="the disk or the CPU can't keep up; resyncing")
-            self._waiting.clear()
-            self._resync()
 
     def stop(self) -> None:
         """Ask `run` to end once it has worked off what has come."""
@@ -84,18 +112,52 @@ class Intake:
 
     async def run(self) -> None:
         """Work off what comes, until `stop`."""
+        loop = asyncio.get_running_loop()
         while self._waiting or not self._stopping:
             self._alive(NOTHING_UNDER_WAY)
             await self._arrived.wait()
-            self._alive(LATE_S)
-            await self._work_off()
+            batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+            if not self._waiting:
+                self._arrived.clear()
+            if batch:
+                self._alive(LATE_S)
+                self._oldest = batch[0][2]
+                alarm = loop.call_at(self._oldest + self._lag_s, self._say_it_lags)
+                await self._work_off(batch)
+                alarm.cancel()
+                self._look_back()
 
-    async def _work_off(self) -> None:
-        self._arrived.clear()
-        batch, self._waiting = self._waiting, []
-        oldest = self._oldest
-        events = [event for frame, at in batch for event in self._understand(frame, at)]
-        for frame, at in batch:
+    def _drop(self) -> None:
+        if not self._overrun:
+            hint = "all frames are thrown away until the disk or the CPU keeps up; then the PBX is asked what goes on"
+            log.error("intake.overrun", frames=len(self._waiting), lag_s=round(self.lag_s, 1), hint=hint)
+        self._overrun = True
+        self.dropped += 1 + len(self._waiting)
+        self._waiting.clear()
+        self._arrived.set()
+
+    def _look_back(self) -> None:
+        """After each batch: how far behind are we?"""
+        longest, self._oldest = self.lag_s, None
+        if longest >= self._lag_s:
+            self._say_it_lags()
+        if self._lags_since is not None and self.lag_s < self._lag_s:
+            lasted_s = asyncio.get_running_loop().time() - self._lags_since
+            log.warning("intake.caught_up", lasted_s=round(lasted_s, 1), resync=self._overrun)
+            self._lags_since = None
+        if self._overrun:
+            self._overrun = False
+            self._resync()
+
+    def _say_it_lags(self) -> None:
+        if self._lags_since is None and self.lag_s >= self._lag_s:
+            self._lags_since = asyncio.get_running_loop().time() - self.lag_s
+            hint = "popups come late: see store.… in this log, and this machine's load"
+            log.warning("intake.lags", lag_s=round(self.lag_s, 1), frames=len(self._waiting), hint=hint)
+
+    async def _work_off(self, batch: Sequence[Taken]) -> None:
+        events = [event for frame, at, _ in batch for event in self._understand(frame, at)]
+        for frame, at, _ in batch:
             self._show(frame, at)
         for endpoint, context in self._tracker.strangers():
             log.warning(
@@ -105,9 +167,10 @@ class Intake:
                 hint="not told to the CRM: add it to pbx.trunks or pbx.endpoints, or its context to inbound_contexts",
             )
         if not events:
+            await asyncio.sleep(0)  # others have their turn, however much there is to do
             return
         new = await self._store(events)
-        self._send(new, asyncio.get_running_loop().time() - oldest)
+        self._send(new, asyncio.get_running_loop().time() - batch[0][2])
         for delivery in new:
             _say(delivery.event)
 
@@ -121,10 +184,17 @@ class Intake:
 
     def _show(self, frame: Frame, at: datetime) -> None:
         try:
-            if self._watch is not None and frame.get("Event") not in self._others:
+            if self._watch is not None:
                 self._watch(frame, at)
         except Exception:
             log.exception("intake.event_failed", frame=dict(frame))
+
+
+def _hand_over(frame: Frame, other: Callable[[Frame], None]) -> None:
+    try:
+        other(frame)
+    except Exception:
+        log.exception("intake.event_failed", frame=dict(frame))
 
 
 def _say(event: CallEvent) -> None:

@@ -516,3 +516,27 @@ async def test_a_damaged_call_list_keeps_no_popup_away(tmp_path: Path, pbx: Simu
         await pbx.play(trace("01_did_to_ext_answered"), speed=10)
         assert await targets(crm, 2) == [RING, ANSWER]
         await bridge.logged("cdr.stored")
+
+
+async def test_metrics_tell_what_was_told(tmp_path: Path, pbx: SimulatedPbx, crm: Receiver) -> None:
+    async with daemon(await configure(tmp_path, pbx, crm)) as bridge, aiohttp.ClientSession() as session:
+        await bridge.logged("ami.connected")
+        await pbx.play(trace("01_did_to_ext_answered"), speed=10)
+        await bridge.logged("crm.confirmed", times=2)
+        async with session.get(f"http://127.0.0.1:{await bridge.port()}/metrics") as answer:
+            assert answer.status == 200
+            assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+            lines = (await answer.text()).splitlines()
+    for line in (
+        'crmbridge_callbacks_total{operation="incomingCall",state="confirmed"} 1.0',
+        'crmbridge_callback_confirmed_seconds_count{operation="incomingCallAnswered"} 1.0',
+        "crmbridge_callbacks_waiting 0.0",
+        "crmbridge_requests_total 2.0",
+        "crmbridge_ami_connected 1.0",
+        "crmbridge_disk_refuses 0.0",
+        "crmbridge_intake_dropped_frames_total 0.0",
+    ):
+        assert line in lines
+    assert any(line.startswith("process_resident_memory_bytes ") for line in lines)
+    assert any(line.startswith("process_open_fds ") for line in lines)
+    assert "033004799" not in "".join(lines)

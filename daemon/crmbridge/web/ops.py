@@ -1,4 +1,4 @@
-"""For whoever watches the bridge: does it live (`/healthz`), does it work (`/readyz`)?
+"""For whoever watches the bridge: does it live (`/healthz`), does it work (`/readyz`), how well (`/metrics`)?
 
 Without credentials, for addresses on the list and for this machine itself.
 """
@@ -10,21 +10,28 @@ from collections.abc import Callable, Iterable, Sequence
 from aiohttp import web
 
 from crmbridge.web.answers import answer
+from crmbridge.web.metrics import CONTENT_TYPE
 
 
 class Ops:
-    """Serves health and readiness."""
+    """Serves health, readiness and metrics."""
 
     needs_credentials = False
 
-    def __init__(self, troubles: Callable[[], Sequence[str]]) -> None:
-        """`troubles`: why the bridge can't do its work at present, in an administrator's words; nothing when it can."""
+    def __init__(self, troubles: Callable[[], Sequence[str]], metrics: Callable[[], bytes] | None = None) -> None:
+        """`troubles`: why the bridge can't do its work at present, in an administrator's words; nothing when it can.
+
+        `metrics`: in Prometheus' text format.
+        """
         self._troubles = troubles
+        self._read_metrics = metrics
 
     def routes(self) -> Iterable[web.RouteDef]:
         """HEAD is answered too: monitors use it."""
         yield web.get("/healthz", self._healthz)
         yield web.get("/readyz", self._readyz)
+        if self._read_metrics is not None:
+            yield web.get("/metrics", self._metrics)
 
     async def close(self) -> None:
         """Nothing is under way."""
@@ -37,3 +44,8 @@ class Ops:
         del request
         troubles = list(self._troubles())
         return answer({"success": not troubles, "reasons": troubles}, status=503 if troubles else 200)
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        del request
+        body = self._read_metrics() if self._read_metrics else b""
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"})

@@ -1,0 +1,126 @@
+"""What Prometheus reads at `/metrics`: what stands now, and what has been counted since the start.
+
+No caller's number and no extension is in it. It must not know where the readings come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from crmbridge import __version__
+from crmbridge.calls.events import Kind, State
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+BUCKETS_S = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
+"""Of the time from the PBX's event to the CRM's confirmation: a popup is of use for seconds."""
+
+FINAL = (State.CONFIRMED, State.REFUSED, State.EXPIRED)
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """What stands at one moment, and what its owners have counted since the start."""
+
+    waiting: int
+    under_way: int
+    oldest_s: float
+    requests: int
+    failed_requests: int
+    crm_down: bool
+    disk_refuses: bool
+    disk_hangs: bool
+    unstored: int
+    ami_connected: bool
+    calls: int
+    channels: int
+    intake_waiting: int
+    intake_lag_s: float
+    intake_dropped: int
+
+
+_GAUGES = {
+    "waiting": ("callbacks_waiting", "Callbacks that wait for the CRM, those under way included."),
+    "under_way": ("requests_under_way", "Requests to the CRM that wait for its answer."),
+    "oldest_s": ("callback_oldest_seconds", "Age of the oldest callback that waits; 0 when none does."),
+    "crm_down": ("crm_down", "1 while the CRM is taken for down and probed by one request at a time."),
+    "disk_refuses": ("disk_refuses", "1 while the disk refuses the outbox and callbacks go on from memory."),
+    "disk_hangs": ("disk_hangs", "1 while the disk is too slow and callbacks go on from memory."),
+    "unstored": ("outbox_unstored_writes", "Writes that wait for the outbox's disk."),
+    "ami_connected": ("ami_connected", "1 while there is a session with the PBX."),
+    "calls": ("calls", "Calls from outside that are in progress."),
+    "channels": ("channels", "Channels of the PBX that are followed."),
+    "intake_waiting": ("intake_waiting_frames", "The PBX's events that wait to be worked off."),
+    "intake_lag_s": ("intake_lag_seconds", "How long the oldest of these has waited."),
+}
+_COUNTERS = {
+    "requests": ("requests", "Requests to the CRM: attempts to deliver a callback."),
+    "failed_requests": ("requests_failed", "Of these, those without an answer that ends the matter."),
+    "intake_dropped": ("intake_dropped_frames", "The PBX's events thrown away because too many waited."),
+}
+
+
+class Metrics(Collector):
+    """The metrics of one bridge, in a registry of their own."""
+
+    def __init__(self, read: Callable[[], Readings]) -> None:
+        """`read` is called for each answer."""
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client's
+        self._read = read
+        self._registry = CollectorRegistry()
+        self._outcomes = Counter(
+            "crmbridge_callbacks",
+            "Callbacks that have come to an end, by operation and how.",
+            ["operation", "state"],
+            registry=self._registry,
+        )
+        self._latency = Histogram(
+            "crmbridge_callback_confirmed_seconds",
+            "From the PBX's event to the CRM's confirmation.",
+            ["operation"],
+            buckets=BUCKETS_S,
+            registry=self._registry,
+        )
+        for kind in Kind:  # from the first answer on, so that an increase can be told
+            self._latency.labels(kind.value)
+            for state in FINAL:
+                self._outcomes.labels(kind.value, state.value)
+        ProcessCollector(registry=self._registry)
+        self._registry.register(self)
+
+    def count(self, kind: Kind, state: State, age_s: float) -> None:
+        """A callback has come to an end, so many seconds after the PBX's event."""
+        self._outcomes.labels(kind.value, state.value).inc()
+        if state is State.CONFIRMED:
+            self._latency.labels(kind.value).observe(age_s)
+
+    def collect(self) -> Iterator[Metric]:
+        """What stands now."""
+        info = GaugeMetricFamily("crmbridge_info", "Always 1; its label is the version.", labels=["version"])
+        info.add_metric([__version__], 1)
+        yield info
+        readings = self._read()
+        for field, (name, about) in _GAUGES.items():
+            yield GaugeMetricFamily(f"crmbridge_{name}", about, value=float(getattr(readings, field)))
+        for field, (name, about) in _COUNTERS.items():
+            yield CounterMetricFamily(f"crmbridge_{name}", about, value=float(getattr(readings, field)))
+
+    def describe(self) -> list[Metric]:
+        """Nothing is read when this is registered: the parts that are read are not there yet."""
+        return []
+
+    def text(self) -> bytes:
+        """All of it in Prometheus' text format."""
+        return generate_latest(self._registry)

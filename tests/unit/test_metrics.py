@@ -1,0 +1,81 @@
+"""What Prometheus is told."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from crmbridge.calls.events import Kind, State
+from crmbridge.web.metrics import Metrics, Readings
+
+READINGS = Readings(
+    waiting=3,
+    under_way=1,
+    oldest_s=2.5,
+    requests=10,
+    failed_requests=4,
+    crm_down=True,
+    disk_refuses=False,
+    disk_hangs=True,
+    unstored=7,
+    ami_connected=True,
+    calls=2,
+    channels=5,
+    intake_waiting=6,
+    intake_lag_s=0.25,
+    intake_dropped=8,
+)
+
+
+def told(metrics: Metrics) -> dict[str, float]:
+    """Each sample's value by its name and labels, as Prometheus' own parser reads them."""
+    families = text_string_to_metric_families(metrics.text().decode())
+    return {
+        f"{sample.name}{','.join(f'{k}={v}' for k, v in sorted(sample.labels.items()))}": sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def test_what_stands_now_is_read_with_each_answer() -> None:
+    readings = [READINGS, READINGS]
+    metrics = Metrics(readings.pop)
+    samples = told(metrics)
+    assert {
+        name: samples[f"crmbridge_{name}"] for name in ("callbacks_waiting", "crm_down", "disk_hangs", "calls")
+    } == {
+        "callbacks_waiting": 3,
+        "crm_down": 1,
+        "disk_hangs": 1,
+        "calls": 2,
+    }
+    assert samples["crmbridge_requests_total"] == 10
+    assert samples["crmbridge_intake_dropped_frames_total"] == 8
+    assert samples["crmbridge_intake_lag_seconds"] == 0.25
+    told(metrics)
+    assert readings == []
+
+
+def test_outcomes_are_counted_from_zero_and_confirmations_timed() -> None:
+    metrics = Metrics(lambda: READINGS)
+    assert told(metrics)["crmbridge_callbacks_totaloperation=incomingCall,state=refused"] == 0
+    metrics.count(Kind.RING, State.CONFIRMED, 0.2)
+    metrics.count(Kind.RING, State.CONFIRMED, 3.0)
+    metrics.count(Kind.ANSWER, State.EXPIRED, 3600.0)
+    samples = told(metrics)
+    assert samples["crmbridge_callbacks_totaloperation=incomingCall,state=confirmed"] == 2
+    assert samples["crmbridge_callbacks_totaloperation=incomingCallAnswered,state=expired"] == 1
+    assert samples["crmbridge_callback_confirmed_seconds_countoperation=incomingCall"] == 2
+    assert samples["crmbridge_callback_confirmed_seconds_bucketle=0.25,operation=incomingCall"] == 1
+    assert samples["crmbridge_callback_confirmed_seconds_countoperation=incomingCallAnswered"] == 0
+    assert not [name for name in samples if "_created" in name]
+
+
+def test_the_page_names_every_metric_and_no_other() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    names = {re.sub(r"_(bucket|count|sum)$", "", name) for name in re.findall(r"crmbridge_[a-z_]+", page)}
+    families = Metrics(lambda: READINGS).text().decode()
+    types = dict(re.findall(r"^# TYPE (crmbridge_\w+) (\w+)", families, re.MULTILINE))
+    assert names == set(types)
