@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find daemon tests/traces -type f -not -path '*/__pycache__/*' -not -path '*.egg-info/*' 2>/dev/null) setup.cfg setup.py
 TESTS ?= tests
 
-.PHONY: venv run test check unit bench record faults lock format diagram
+.PHONY: venv run test check unit bench fuzz record faults lock format diagram
 .DELETE_ON_ERROR:
 
 # pip is told nothing about where packages come from: the machine's own pip settings decide.
@@ -55,6 +55,10 @@ format:
 
 bench: venv
 	$(BIN)/python -m tests.bench $(ARGS)
+
+# A million damaged frames through the frame reader, a minute or two: make fuzz ARGS='--frames 20000 --seed 7'
+fuzz: venv
+	$(BIN)/python -m tests.bench.frames $(ARGS)
 
 # Records calls of the lab's live Asterisks into tests/traces (root): make record ARGS='--version 22 did_answered'
 record: venv

@@ -53,6 +53,8 @@ class _Frame(Mapping[str, str]):
         return text[at + (text[at] == " ") : text.find("\r\n", at)]
 
     def __getitem__(self, name: str) -> str:
+        if self._all is not None:
+            return self._all[name]
         value = self.get(name)
         if value is None:
             raise KeyError(name)
@@ -72,13 +74,17 @@ class _Frame(Mapping[str, str]):
 
     def _headers(self) -> dict[str, str]:
         if self._all is None:
-            names = [line.partition(":")[0] for line in self._text.split("\r\n") if ":" in line]
-            self._all = {name: self[name] for name in names}
+            found: dict[str, str] = {}
+            for name, colon, value in (line.partition(":") for line in self._text.split("\r\n")):
+                if colon:
+                    found.setdefault(name, value.removeprefix(" "))
+            self._all = found
         return self._all
 
 
 class _Needles(dict[str, str]):
-    """What a header's name looks like in a frame's text. Who asks for headers is our own code: some dozens of names."""
+    """What a header's name looks like in a frame's text. Our own code asks, so these are some dozens; names that came
+    from the PBX never get here, or they would pile up."""
 
     def __missing__(self, name: str) -> str:
         needle = self[name] = f"\r\n{name}:"
@@ -118,7 +124,7 @@ class FrameReader:
                 self.overlong += 1
             elif self._is_wanted(chunk) and (frame := self._frame(chunk)) is not None:
                 frames.append(frame)
-        if self._skipping or len(self._rest) > LONGEST_FRAME:
+        if self._skipping or len(self._rest) > LONGEST_FRAME + len(_END) - 1:  # all of its end but the last byte
             self.overlong += not self._skipping
             self._skipping = True
             self._rest = self._rest[-len(_END) + 1 :]  # it may hold the first bytes of the end
