@@ -75,6 +75,7 @@ _NEEDS: dict[str, Callable[[], str | None]] = {
     "faketime": lambda: _programs("faketime"),
     "mariadb": lambda: _programs("mariadbd", "mariadb-install-db", "mariadb", "setpriv"),
     "mounts": _mounts,
+    "openssl": lambda: _programs("openssl"),
     "namespaces": lambda: _namespaces() or _programs("ip", "nsenter", "setpriv"),
     "sipp": lambda: _programs("sipp"),
 }

@@ -101,7 +101,7 @@ class Ami:
         self._connection: Connection | None = None
         self._since: float | None = None
         """When the session began, on the loop's clock; None when the last attempt came to no session."""
-        self._refused = 0
+        self.refused = 0
         """Logins in a row that were refused."""
         self._booted = asyncio.Event()
         self._ready = asyncio.Event()
@@ -156,9 +156,9 @@ class Ami:
         return False
 
     def _log_refusal(self, error: LoginRefusedError) -> None:
-        self._refused += 1
-        if self._refused > 1:
-            log.info("ami.login_still_refused", times=self._refused)
+        self.refused += 1
+        if self.refused > 1:
+            log.info("ami.login_still_refused", times=self.refused)
             return
         hint = "mend it, then `manager reload` in Asterisk; restart crmbridge to be let in at once"
         again = f"every {self._timing.refused_pause_s / 60:.0f} minutes, so that no fail2ban bans this address"
@@ -211,9 +211,9 @@ class Ami:
         self._connection = connection
         self._since = asyncio.get_running_loop().time()
         log.info("ami.connected", host=self._address.host, port=self._address.port, ami_version=connection.version)
-        if self._refused:
-            log.info("ami.login_accepted", refused_before=self._refused)
-            self._refused = 0
+        if self.refused:
+            log.info("ami.login_accepted", refused_before=self.refused)
+            self.refused = 0
         await self._wait_for_boot()
         if not self._booted.is_set():
             log.warning("ami.no_fully_booted", hint="Asterisk still starts, or the AMI user lacks read = system")
