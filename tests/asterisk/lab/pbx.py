@@ -80,7 +80,7 @@ class Pbx:
 
     def is_idle(self) -> bool:
         """Whether it has no channels."""
-        return "\n0 active channels" in f"\n{self.cli('core show channels count')}"
+        return "!" not in self.cli("core show channels concise")  # what stands between a channel's columns
 
     def stop(self) -> None:
         """End it, at once if it doesn't end by itself."""

@@ -225,7 +225,7 @@ async def perform(where: Pbx, chosen: Scenario) -> Recording:
                 await stage.ami.until_no_channels()
                 await stage.ami.until_still(STILL_S)
         except TimeoutError as error:
-            error.add_note(f"channels: {stage.ami.channels()}")
+            error.add_note(f"not told to be gone: {stage.ami.channels()}\n{where.cli('core show channels')}")
             raise
         ami = stage.ami
         return Recording(chosen, bytes(ami.raw), ami.timing, ami.frames, stage.measured(), stage)
