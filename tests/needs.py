@@ -73,9 +73,11 @@ _NEEDS: dict[str, Callable[[], str | None]] = {
     "asterisk": _asterisk,
     "loop": _loop,
     "faketime": lambda: _programs("faketime"),
+    "curl": lambda: _programs("curl"),
     "mariadb": lambda: _programs("mariadbd", "mariadb-install-db", "mariadb", "setpriv"),
     "mounts": _mounts,
     "openssl": lambda: _programs("openssl"),
     "namespaces": lambda: _namespaces() or _programs("ip", "nsenter", "setpriv"),
+    "php": lambda: _programs("php"),
     "sipp": lambda: _programs("sipp"),
 }

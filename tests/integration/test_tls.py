@@ -25,6 +25,7 @@ from crmbridge.web.ops import Ops
 from crmbridge.web.server import Server
 from crmbridge.web.tls import TlsError
 
+pytestmark = pytest.mark.needs("openssl")
 LIMIT_S = 10
 REQUEST = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
