@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +13,7 @@ import typer
 
 from crmbridge import app, config
 from crmbridge.calls.clicks import Outcome
-from crmbridge.calls.events import State
+from crmbridge.calls.events import Delivery, State
 from crmbridge.config import Settings
 from crmbridge.store import call_list
 from crmbridge.store import clicks as click_store
@@ -25,42 +27,81 @@ T = TypeVar("T")
 
 outbox_cli = typer.Typer(help="The callbacks: what was told to the CRM, and what was not.", no_args_is_help=True)
 
-IdsArgument = Annotated[list[int], typer.Argument(help="Ids as `outbox list` shows them.")]
+AGAIN = {State.REFUSED, State.EXPIRED}
+"""What `retry` sends again; what was dropped by hand only where --dropped says so."""
+MOST_AT_ONCE = 100_000
+"""Callbacks that one command lists, or sends again or drops by a filter."""
+STEP = 1000
+"""Of these, how many are asked for together: each of them is a transaction or a part of one."""
+
+IdsArgument = Annotated[list[int] | None, typer.Argument(help="Ids as `outbox list` shows them.", show_default=False)]
 InstantOption = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S"])]
+StateOption = Annotated[State | None, typer.Option(help="Only those in this state.")]
+ExtOption = Annotated[str | None, typer.Option(help="Only this extension's.")]
+NumberOption = Annotated[str | None, typer.Option(help="Only this caller's, as the CRM gets it.")]
+CallOption = Annotated[str | None, typer.Option(help="Only this call's: linkedid or uniqueid.")]
+DroppedOption = Annotated[bool, typer.Option("--dropped", help="Those that were dropped by hand.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before doing it to all that a filter finds.")]
 
 
 @outbox_cli.command("list")
 def outbox_list(
-    state: Annotated[State | None, typer.Option(help="Only those in this state.")] = None,
-    ext: Annotated[str | None, typer.Option(help="Only this extension's.")] = None,
-    number: Annotated[str | None, typer.Option(help="Only this caller's, as the CRM gets it.")] = None,
-    call: Annotated[str | None, typer.Option(help="Only this call's: linkedid or uniqueid.")] = None,
+    state: StateOption = None,
+    ext: ExtOption = None,
+    number: NumberOption = None,
+    call: CallOption = None,
     since: InstantOption = None,
     until: InstantOption = None,
-    dropped: Annotated[bool, typer.Option("--dropped", help="Those that were dropped by hand.")] = False,
-    limit: Annotated[int, typer.Option(min=1, max=100_000)] = 50,
+    dropped: DroppedOption = False,
+    limit: Annotated[int, typer.Option(min=1, max=MOST_AT_ONCE)] = 50,
     config_file: ConfigOption = config.DEFAULT_FILE,
     as_json: JsonOption = False,
 ) -> None:
     """List callbacks, newest first, each with how its last attempt went. Times are this machine's."""
-    which = Which(
-        state=state, extension=ext, number=number, call=call, since=_utc(since), until=_utc(until), dropped=dropped
-    )
+    which = Which(state, ext, number, call, _utc(since), _utc(until), dropped)
     settings = load(config_file)
     listed = run(_with_outbox(settings, lambda outbox: outbox.listing(which, limit)))
     show([_callback(one) for one in listed], as_json=as_json, empty="no callbacks")
 
 
 @outbox_cli.command("retry")
-def outbox_retry(ids: IdsArgument, config_file: ConfigOption = config.DEFAULT_FILE) -> None:
-    """Send refused, expired or dropped callbacks again. A running daemon takes them up within seconds."""
-    _each(ids, load(config_file), lambda outbox, one: outbox.retry(one, datetime.now(UTC)), done="queued again")
+def outbox_retry(
+    ids: IdsArgument = None,
+    state: StateOption = None,
+    ext: ExtOption = None,
+    number: NumberOption = None,
+    call: CallOption = None,
+    since: InstantOption = None,
+    until: InstantOption = None,
+    dropped: DroppedOption = False,
+    yes: YesOption = False,
+    config_file: ConfigOption = config.DEFAULT_FILE,
+) -> None:
+    """Send refused, expired or dropped callbacks again: these, or all that a filter finds.
+
+    A running daemon takes them up within seconds.
+    """
+    settings, which = load(config_file), Which(state, ext, number, call, _utc(since), _utc(until), dropped)
+    chosen = _chosen(settings, ids, which, lambda one: one.state in AGAIN or dropped, "sent again", yes=yes)
+    _each(chosen, settings, lambda outbox, one: outbox.retry(one, datetime.now(UTC)), done="queued again")
 
 
 @outbox_cli.command("drop")
-def outbox_drop(ids: IdsArgument, config_file: ConfigOption = config.DEFAULT_FILE) -> None:
-    """Send these no more and list them no more; `retry` takes that back."""
-    _each(ids, load(config_file), lambda outbox, one: outbox.drop(one, datetime.now(UTC)), done="dropped")
+def outbox_drop(
+    ids: IdsArgument = None,
+    state: StateOption = None,
+    ext: ExtOption = None,
+    number: NumberOption = None,
+    call: CallOption = None,
+    since: InstantOption = None,
+    until: InstantOption = None,
+    yes: YesOption = False,
+    config_file: ConfigOption = config.DEFAULT_FILE,
+) -> None:
+    """Send these, or all that a filter finds, no more and list them no more; `retry` takes that back."""
+    settings, which = load(config_file), Which(state, ext, number, call, _utc(since), _utc(until))
+    chosen = _chosen(settings, ids, which, lambda one: True, "dropped", yes=yes)  # noqa: ARG005  # any of them
+    _each(chosen, settings, lambda outbox, one: outbox.drop(one, datetime.now(UTC)), done="dropped")
 
 
 def clicks(
@@ -182,9 +223,34 @@ def _callback(one: Listed) -> dict[str, object]:
     }
 
 
+def _chosen(
+    settings: Settings, ids: list[int] | None, which: Which, fits: Callable[[Delivery], bool], what: str, *, yes: bool
+) -> list[int]:
+    """The callbacks named, or those that the filter finds, oldest first, once whoever asked has agreed to so many."""
+    if bool(ids) == (which != Which()):
+        fail(f"name either ids or a filter (--state, --ext, …) for what is to be {what}; see --help", 2)
+    if ids:
+        return ids
+    listed = run(_with_outbox(settings, lambda outbox: outbox.listing(which, MOST_AT_ONCE)))
+    found = sorted(one.delivery.id for one in listed if fits(one.delivery))
+    if not found:
+        typer.echo("no callbacks")
+        raise typer.Exit
+    if not yes and not sys.stdin.isatty():
+        fail(f"{len(found)} callbacks would be {what}; nothing was done: say --yes", 1)
+    if not yes and not typer.confirm(f"{len(found)} callbacks will be {what}. Go on?", err=True):
+        fail("nothing was done", 1)
+    return found
+
+
 def _each(ids: list[int], settings: Settings, do: Callable[[Outbox, int], Awaitable[bool]], *, done: str) -> None:
     async def all_of_them(outbox: Outbox) -> list[int]:
-        return [one for one in ids if not await do(outbox, one)]
+        missed: list[int] = []
+        for start in range(0, len(ids), STEP):
+            some = ids[start : start + STEP]
+            results = await asyncio.gather(*(do(outbox, one) for one in some))
+            missed += [one for one, there in zip(some, results, strict=True) if not there]
+        return missed
 
     missed = run(_with_outbox(settings, all_of_them))
     if len(missed) < len(ids):

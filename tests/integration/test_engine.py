@@ -80,7 +80,7 @@ async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     file.write_text("not a database, but long enough to be looked at as one" * 30)
     message = await refusal(sqlite_url(file))
     assert message.startswith(f"{file} is no SQLite database")
-    assert "move it away" in message
+    assert "sets it aside" in message
 
 
 async def test_a_damaged_file(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ async def test_a_damaged_file(tmp_path: Path) -> None:
     content = bytearray(file.read_bytes())
     content[100:] = b"\xff" * (len(content) - 100)
     file.write_bytes(content)
-    assert (await refusal(sqlite_url(file))).startswith(f"{file} is damaged: move it away")
+    assert (await refusal(sqlite_url(file))).startswith(f"{file} is damaged: the daemon sets it aside")
 
 
 async def test_a_file_of_a_newer_version(tmp_path: Path) -> None:

@@ -35,8 +35,8 @@ READING = "crmbridge_reading"
 """Execution option: this transaction only reads, and needn't wait for a writer."""
 
 _WORDS = {
-    sqlite3.SQLITE_NOTADB: "is no SQLite database (or an encrypted or damaged one): move it away, a new one is made",
-    sqlite3.SQLITE_CORRUPT: "is damaged: move it away, with the -wal and -shm files beside it, and a new one is made",
+    sqlite3.SQLITE_NOTADB: "is no SQLite database, or a damaged one: the daemon sets it aside and begins anew",
+    sqlite3.SQLITE_CORRUPT: "is damaged: the daemon sets it aside and begins anew",
     sqlite3.SQLITE_FULL: "cannot be written, the disk is full: free some space",
     sqlite3.SQLITE_READONLY: "cannot be written: check its owner and that the disk is not mounted read-only",
     sqlite3.SQLITE_PERM: "cannot be opened: check its owner and mode",
