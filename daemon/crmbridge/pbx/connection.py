@@ -81,15 +81,23 @@ class Address:
         return f"{self.host}:{self.port}"
 
     async def connect(self, factory: Callable[[], Connection]) -> Connection:
-        """Connect. Raises OSError, ssl.SSLError among them. The files are read anew each time."""
+        """Connect. Raises OSError, ssl.SSLError among them, and NotConnectedError. `ca_file` is read anew each time."""
         _, connection = await asyncio.get_running_loop().create_connection(
             factory, self.host, self.port, ssl=self.context() if self.tls else None
         )
         return connection
 
     def context(self) -> ssl.SSLContext:
-        """How certificates are checked: against our authority, and for our name of the host."""
-        context = ssl.create_default_context(cafile=self.ca_file)
+        """How certificates are checked: against our authority, and for our name of the host.
+
+        Raises NotConnectedError where the authority's file can't be used.
+        """
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file)
+        except ssl.SSLError:
+            raise NotConnectedError(f"ami.ca_file {self.ca_file} holds no certificate (PEM)") from None
+        except OSError as error:
+            raise NotConnectedError(f"ami.ca_file {self.ca_file} can't be read: {error.strerror}") from None
         # What Asterisk's own ast_tls_cert makes lacks extensions that newer Pythons insist upon; who it is is checked.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         return context

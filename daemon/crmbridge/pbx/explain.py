@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
@@ -24,8 +25,8 @@ _TOLD: dict[type[BaseException], str] = {
     TimeoutError: "no answer: does Asterisk run there, and does a firewall let us through?",
     ConnectionRefusedError: "connection refused: does Asterisk run, with enabled = yes and this port in manager.conf?",
     ConnectionResetError: "the connection was reset: does something between us and Asterisk, or a ban, end it?",
-    FileNotFoundError: "ami.ca_file does not exist",
-    PermissionError: "ami.ca_file can't be read by this user",
+    PermissionError: "this machine does not let us connect there: is it a firewall here, or the sandbox?",
+    socket.gaierror: "ami.host is not known: check the name, and DNS",
 }
 
 
@@ -34,8 +35,6 @@ def _explain_tls(error: ssl.SSLError) -> str:
         return _explain_certificate(error)
     if error.reason in _NO_TLS:
         return "no TLS is spoken on this port: is ami.port the one of tlsbindaddr in manager.conf (usually 5039)?"
-    if error.reason is not None and error.reason.startswith("NO_CERTIFICATE"):
-        return "ami.ca_file holds no certificate: it is a PEM file with BEGIN CERTIFICATE"
     return f"TLS failed ({error}): check ami.tls, ami.ca_file and Asterisk's tlscertfile"
 
 

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -85,7 +85,8 @@ class Pbx:
     def stop(self) -> None:
         """End it, at once if it doesn't end by itself."""
         if self.is_running:
-            os.kill(self.pid, signal.SIGTERM)
+            with suppress(ValueError, ProcessLookupError):  # it may be about to end by itself
+                os.kill(self.pid, signal.SIGTERM)
             try:
                 self._process.wait(STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
