@@ -1,14 +1,16 @@
 """The installed command as an administrator runs it: between a simulated PBX and a receiver, and in trouble."""
 
+# ruff: noqa: ASYNC240  # small files, between two awaits
 from __future__ import annotations
 
 import asyncio
 import base64
 import json
 import signal
+import sqlite3
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -510,6 +512,43 @@ async def test_the_demo_plays_each_recorded_call_once() -> None:
     assert code == 0, said
     assert f"{len(shipped())} calls" in said
     assert " 0 told otherwise than expected" in said
+
+
+async def test_a_damaged_outbox_is_set_aside_and_what_waited_is_told(
+    tmp_path: Path, pbx: SimulatedPbx, crm: Receiver
+) -> None:
+    file = tmp_path / "outbox.db"
+    now = datetime.now(UTC)
+    async with open_outbox(file) as outbox:
+        answers = [CallEvent(Kind.ANSWER, "pbx", f"{n}", "777", f"{n}", "10", now, f"{n}", "x") for n in range(200)]
+        await outbox.add(answers)
+    size = file.stat().st_size
+    with file.open("r+b") as opened:
+        opened.truncate(size - 4096)
+    async with daemon(await configure(tmp_path, pbx, crm)) as bridge:
+        await bridge.logged("ami.connected")
+        (said,) = await bridge.logged("store.damaged_file_set_aside")
+        assert Path(said["set_aside"]).stat().st_size == size - 4096
+        assert said["salvaged"]["callbacks"] == 200
+        await targets(crm, 200)
+        await pbx.play(trace("01_did_to_ext_answered"), speed=10)
+        assert (await targets(crm, 202))[200:] == [RING, ANSWER]
+    assert len({one.idempotency_key for one in crm.received}) == 202
+
+
+async def test_an_outbox_of_a_newer_version_ends_it_with_one_line(
+    tmp_path: Path, pbx: SimulatedPbx, crm: Receiver
+) -> None:
+    async with open_outbox(tmp_path / "outbox.db"):
+        pass
+    with closing(sqlite3.connect(tmp_path / "outbox.db")) as connection:
+        connection.execute("UPDATE schema_versions SET version = 99")
+        connection.commit()
+    code, said = await failed(await configure(tmp_path, pbx, crm))
+    assert code == 74
+    assert said.count("\n") == 0
+    assert "was written by a newer crmbridge (outbox version 99" in said
+    assert "install the newer crmbridge again" in said
 
 
 async def test_a_damaged_call_list_keeps_no_popup_away(tmp_path: Path, pbx: SimulatedPbx, crm: Receiver) -> None:

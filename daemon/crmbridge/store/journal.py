@@ -127,7 +127,7 @@ class Journal:
 
     def suspect(self, error: BaseException) -> None:
         """Somebody who only read has found damage: look into it now, not with the next write."""
-        if damage(error) and not self.broken:
+        if damage(error) and self._recover is not None and not self.broken:
             self._suspicion = error
             self._work_on()
 

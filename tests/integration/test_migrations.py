@@ -1,0 +1,105 @@
+"""Databases of every version there ever was open, and one that was being upgraded when the power went is usable.
+
+`schemas/COMPONENT-VERSION.sql` is a database with some rows as that version left it. Whoever adds an upgrade adds the
+dump of the version that it begins at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from tests.integration import migrating
+from tests.integration.test_bridge import LIMIT_S
+from tests.integration.test_outbox import AT, ATTEMPT, ring
+
+from crmbridge.calls.events import State
+from crmbridge.store import call_list, clicks, outbox_tables
+from crmbridge.store.engine import open_sqlite
+from crmbridge.store.outbox import open_outbox
+from crmbridge.store.outbox_sql import Which
+from crmbridge.store.schema import Schema, StoreError
+
+DUMPS = Path(__file__).parent / "schemas"
+SCHEMAS = {schema.component: schema for schema in (outbox_tables.SCHEMA, call_list.SCHEMA, clicks.SCHEMA)}
+EVERY = [(component, version) for component, schema in SCHEMAS.items() for version in range(1, schema.version + 1)]
+
+
+def restored(component: str, version: int, file: Path) -> Path:
+    with closing(sqlite3.connect(file)) as connection:
+        connection.executescript((DUMPS / f"{component}-{version}.sql").read_text(encoding="utf-8"))
+    return file
+
+
+def structure(file: Path) -> dict[str, list[tuple[object, ...]]]:
+    """Tables with their columns, indexes with theirs."""
+    with closing(sqlite3.connect(file)) as connection:
+        found = connection.execute("SELECT type, name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'").fetchall()
+        return {
+            name: sorted(row[1:] for row in connection.execute(f"PRAGMA {kind}_xinfo('{name}')"))
+            for kind, name in found
+        }
+
+
+def rows(file: Path) -> dict[str, int]:
+    with closing(sqlite3.connect(file)) as connection:
+        names = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return {name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in names}
+
+
+@pytest.mark.parametrize(("component", "version"), EVERY)
+def test_a_database_of_every_version_becomes_what_a_new_one_is(component: str, version: int, tmp_path: Path) -> None:
+    schema = SCHEMAS[component]
+    old, new = restored(component, version, tmp_path / "old.db"), tmp_path / "new.db"
+    before = rows(old)
+    for file in (old, new):
+        open_sqlite(file, [schema], look_through=True).dispose()
+    assert structure(old) == structure(new)
+    assert {name: rows(old)[name] for name in before} == before
+    open_sqlite(old, [schema]).dispose()  # and again
+
+
+@pytest.mark.parametrize("version", range(1, outbox_tables.SCHEMA.version + 1))
+async def test_an_outbox_of_every_version_works(version: int, tmp_path: Path) -> None:
+    async with open_outbox(restored("outbox", version, tmp_path / "outbox.db")) as outbox:
+        waiting = await outbox.waiting()
+        assert [(each.id, each.event.extension, each.event.number) for each in waiting] == [
+            (2, "777", "033004799"),
+            (3, "777", "033004799"),
+        ]
+        assert [each.delivery.id for each in await outbox.listing(Which(state=State.CONFIRMED))] == [1]
+        assert [each.delivery.id for each in await outbox.listing(Which(dropped=True))] == [4]
+        (new,) = await outbox.add([ring("new")])
+        assert new.id == 5
+        assert await outbox.record(2, ATTEMPT, State.CONFIRMED)
+        assert await outbox.prune(AT, most_bytes=1) == 3, "pruned, though it was not made for shrinking"
+        assert [each.id for each in await outbox.waiting()] == [3, 5]
+
+
+@pytest.mark.parametrize("moment", migrating.MOMENTS)
+async def test_a_process_killed_in_the_middle_of_an_upgrade_leaves_a_usable_file(moment: str, tmp_path: Path) -> None:
+    file = tmp_path / "things.db"
+    migrating.fill(file)
+    process = await asyncio.create_subprocess_exec(sys.executable, migrating.__file__, str(file), moment)
+    async with asyncio.timeout(LIMIT_S):
+        assert await process.wait() == -9
+    versions = {"before the commit": 1, "after the commit": 3}
+    assert migrating.found(file) == (versions.get(moment, 1), migrating.ROWS), "all of it or nothing"
+    open_sqlite(file, [migrating.schema()], look_through=True).dispose()
+    assert migrating.found(file) == (3, migrating.ROWS)
+    with closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("SELECT sum(doubled), sum(tripled) FROM things").fetchone() == migrating.SUMS
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+async def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "things.db"
+    migrating.fill(file)
+    broken = Schema("things", migrating.tables(), (migrating.double, migrating.double))
+    with pytest.raises(StoreError, match="duplicate column"):
+        open_sqlite(file, [broken])
+    assert migrating.found(file) == (1, migrating.ROWS)
