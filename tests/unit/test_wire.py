@@ -206,5 +206,5 @@ def test_odd_lines(raw: bytes, headers: dict[str, str]) -> None:
 def test_damaged_frames_are_read_alike_whole_and_in_pieces() -> None:
     """`make fuzz` does it with a million."""
     rng = random.Random(20261123)
-    read = sum(verify(raw, rng) for raw in streams(corpus()[::50], 20_000, rng))
-    assert read > 20_000
+    read = sum(verify(raw, rng) for raw in streams(corpus()[::50], 5_000, rng))
+    assert read > 5_000
