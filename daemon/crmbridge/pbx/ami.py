@@ -261,7 +261,7 @@ class Ami:
 
     def _on_frame(self, frame: Frame) -> None:
         event = frame.get("Event")
-        if (action := refusal(frame)) is not None:
+        if event is None and (action := refusal(frame)) is not None:
             log.warning("ami.list_refused", action=action, reason=frame.get("Message"))
         self._give(self._listing.take(frame, datetime.now(UTC)))
         self._ask(self._listing.due())

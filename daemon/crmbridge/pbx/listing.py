@@ -112,7 +112,7 @@ class Listing:
 
     def take(self, frame: Frame, at: datetime) -> list[Taken]:
         """Take a frame; those whose turn it is now come back, in order."""
-        if _is_answer(frame):
+        if self._awaited and _is_answer(frame):
             return self._take_answer(frame, at)
         if "Event" not in frame:
             return []
