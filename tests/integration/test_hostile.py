@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import random
 import re
 import socket
 import threading
@@ -123,6 +124,16 @@ class Bridge:
                 stream.sendall(request)
                 return b"".join(iter(lambda: stream.recv(65536), b""))
             except (ConnectionResetError, BrokenPipeError):
+                return b""
+
+    def cut_short(self, request: bytes, source: str) -> bytes:
+        """Send bytes, say that there are no more, and read what comes."""
+        with socket.create_connection(self.address, LIMIT_S, (source, 0)) as stream:
+            try:
+                stream.sendall(request)
+                stream.shutdown(socket.SHUT_WR)
+                return b"".join(iter(lambda: stream.recv(65536), b""))
+            except OSError:
                 return b""
 
     def placed(self, since: int) -> list[Call]:
@@ -343,6 +354,8 @@ NOTHING: dict[str, tuple[bytes, str]] = {
     "abroad with 00": (get({**GOOD, "sNumber": "00442079460018"}), CRM),
     "abroad, +00": (get({**GOOD, "sNumber": "%2b00442079460018"}), CRM),
     "abroad with a carrier's code": (get({**GOOD, "sNumber": "012442079460018"}), CRM),
+    "abroad behind a 0": (get({**GOOD, "sNumber": "0442079460018"}), CRM),
+    "Ascension Island behind +972 and a carrier's code": (get({**GOOD, "sNumber": "%2b972122476123"}), CRM),
     "feature code": (get({**GOOD, "sNumber": "*21*0521234567%23"}), CRM),
     "itself": (get({**GOOD, "sNumber": "777"}), CRM),
     "no extension": (get({**GOOD, "sExt": "888"}), CRM),
@@ -510,6 +523,68 @@ def test_requests_that_place_one_call(bridge: Bridge, name: str) -> None:
     assert statuses(bridge.raw(request, source)) == [200]
     ((extension, number),) = bridge.placed(since)
     assert (extension, number[:5]) == ("777", "05299")
+
+
+# Requests that are damaged at random
+
+
+TOKENS = [
+    b"\r\n",
+    b"\n",
+    b"\r",
+    b"\0",
+    b"%0d%0a",
+    b"%00",
+    b"&",
+    b"=",
+    b"?",
+    b"#",
+    b" ",
+    b":",
+    b";",
+    b"..",
+    b"/",
+    b"%",
+    b"\xff",
+]
+TOKENS += [
+    b"Content-Length: 3\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"HTTP/1.1",
+    b"sNumber=",
+    b"7",
+    b"+",
+    b"*72",
+    b"[",
+]
+
+
+def damaged(request: bytes, chance: random.Random) -> bytes:
+    """A few changes here and there: something cut out, put in, doubled or overwritten."""
+    for _ in range(chance.randint(1, 6)):
+        at = chance.randrange(len(request) + 1)
+        until = min(len(request), at + chance.randint(0, 12))
+        put = chance.choice([b"", request[at:until] * 2, chance.choice(TOKENS), chance.randbytes(2)])
+        request = request[:at] + put + request[until:]
+    return request
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("may", [True, False])
+def test_damaged_requests(bridge: Bridge, seed: int, may: bool) -> None:
+    """Who may not ask places no call; who may, no other than one that is allowed. Nothing is an internal error."""
+    since = len(bridge.sent)
+    chance = random.Random(seed)
+    right = [get(), post(CLICK), post(MULTIPART + "--b--\r\n", kind=PARTS), ONE["in chunks"][0]]
+    for _ in range(150):
+        request = damaged(chance.choice(right), chance)
+        answer = bridge.cut_short(request, f"127.0.1.{chance.randint(100, 200)}" if may else STRANGER)
+        assert not any(status >= 500 for status in statuses(answer)), request
+    placed = bridge.placed(since)
+    assert may or placed == []
+    for extension, number in placed:
+        assert re.fullmatch(r"7\d\d", extension)
+        assert re.fullmatch(r"0\d{8,9}|7\d\d", number)
 
 
 # Many at once

@@ -535,10 +535,15 @@ async def test_addresses_and_credentials(path: str, credentials: str, source: st
         ("127.0.0.9", [], False),
         ("127.0.0.8", ["203.0.113.7"], False),  # says so itself
         ("127.0.0.5", ["198.51.100.1"], True),  # on the list, whatever it says
+        ("127.0.0.10", [], False),  # a proxy that is on the list, and names nobody
+        ("127.0.0.10", ["127.0.0.10"], False),
+        ("127.0.0.10", ["203.0.113.7"], True),
     ],
 )
 async def test_behind_a_proxy(source: str, forwarded: list[str], served: bool) -> None:
-    async with running(allow=["203.0.113.7/32", "127.0.0.5"], proxies=["127.0.0.9"]) as site:
+    async with running(
+        allow=["203.0.113.7/32", "127.0.0.5", "127.0.0.10"], proxies=["127.0.0.9", "127.0.0.10"]
+    ) as site:
         answer = await site.ask(CLICK, source=source, headers=[("X-Forwarded-For", value) for value in forwarded])
     assert (answer.status == 200) is served
     assert bool(site.pbx.calls) is served
@@ -825,6 +830,13 @@ async def test_health_is_not_for_everybody() -> None:
         assert (outside.status, outside.code) == (403, "address_not_allowed")
         inside = await site.ask("/healthz", auth=None, headers=[("X-Forwarded-For", "203.0.113.7")])
         assert inside.status == 200
+
+
+async def test_health_for_this_machine_which_has_a_proxy() -> None:
+    async with running(allow=["203.0.113.7"], proxies=["127.0.0.1"]) as site:
+        assert (await site.ask("/healthz", auth=None)).status == 200
+        assert (await site.ask("/healthz", auth=None, headers=[("X-Forwarded-For", "127.0.0.1")])).status == 403
+        assert (await site.ask("/calls?number=1")).code == "address_not_allowed"
 
 
 async def test_readiness_says_why_not(site: Site) -> None:

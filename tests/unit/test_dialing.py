@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import phonenumbers
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,6 +30,8 @@ ISRAEL = Dialable.from_settings(region="IL", extensions=r"7\d\d")
         ("0723456777", "0723456777"),
         ("054-1234567", "0541234567"),
         ("0521111111", "0521111111"),  # a range that the tables don't know (yet)
+        ("0901234567", "0901234567"),  # another one, and the 0 stays: without it, it begins like one in Turkey
+        ("+972901234567", "0901234567"),
         ("1-800-123-456", "1800123456"),
         ("1700123456", "1700123456"),
         ("778", "778"),
@@ -50,6 +53,15 @@ def test_what_is_dialed(written: str, dialed: str) -> None:
         "+442079460018",
         "00442079460018",
         "012442079460018",  # another international carrier's prefix
+        "0442079460018",  # London behind a 0, which the PBX's trunk may take for the national prefix and leave out
+        "04420794600",
+        "0521234564567",  # Mexico
+        "+972521234564567",
+        "079161234567",  # Russia
+        "0120794600181",
+        "+972122476123",  # becomes 0122476123: a carrier's prefix, and Ascension Island
+        "+97212345678",
+        "0112476123",
         "+18095551234",
         "+870773111632",  # Inmarsat
         "+881612345678",
@@ -104,6 +116,18 @@ def test_what_is_not_dialed(number: str) -> None:
 def test_what_is_no_number(number: str) -> None:
     with pytest.raises(MalformedError):
         ISRAEL.dialed(number)
+
+
+@given(st.from_regex(r"(\+?972|\+|0|00|01[2-9])?[0-9]{1,14}", fullmatch=True))
+def test_whatever_digits_are_written_nobody_abroad_is_dialed(number: str) -> None:
+    """Not by what leaves here either: it is national with its 0, a service number of the country, or an extension."""
+    try:
+        dialed = ISRAEL.dialed(number)
+    except (NotAllowedError, MalformedError):
+        return
+    read = phonenumbers.parse(dialed, "IL")
+    assert read.country_code == 972
+    assert re.fullmatch(r"0[2-9][0-9]{7,8}|1[0-9]{9,11}|\*?[0-9]{4}|7[0-9]{2}", dialed), dialed
 
 
 def test_allow_adds_deny_takes_away_and_deny_wins() -> None:
@@ -287,7 +311,7 @@ def test_only_what_was_certainly_not_placed_may_be_clicked_again_at_once(result:
 
 def test_how_often_an_extension_may_dial() -> None:
     clicks = Clicks(per_minute=100)
-    assert [clicks.placed(f"05412345{n}0", now=0.0) for n in range(10, 14)] == [True, True, True, False]
+    assert [clicks.placed(f"0541234{n}0", now=0.0) for n in range(10, 14)] == [True, True, True, False]
     assert clicks.placed("0541234999", now=0.0, ext="778"), "another extension may"
     refused = clicks("0541234998", now=5.0)
     assert isinstance(refused, Refusal)

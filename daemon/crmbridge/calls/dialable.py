@@ -26,6 +26,8 @@ _SEPARATORS = re.compile(
     "\u200e\u200f\u202a-\u202e\u2066-\u2069"  # direction marks: copied from Hebrew and Arabic pages
     "]+"
 )
+_CARRIER = re.compile(r"0(0|1[0-9])", re.ASCII)
+"""How calls abroad begin somewhere: a trunk may not be of the PBX's own country."""
 _PLAIN = re.compile(r"\+?[0-9]{1,20}", re.ASCII)
 _FEATURE = re.compile(r"[*#0-9+]+", re.ASCII)
 _EXTENSION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,38}[A-Za-z0-9])?", re.ASCII)
@@ -110,8 +112,19 @@ class Dialable:
         e164 = phonenumbers.format_number(number, PhoneNumberFormat.E164)
         if number.country_code != phonenumbers.country_code_for_region(self.region):
             return (e164,)
-        national = phonenumbers.format_number(number, PhoneNumberFormat.NATIONAL)
-        return (re.sub(r"[^0-9]", "", national), e164)
+        return (self._national(number), e164)
+
+    def _national(self, number: PhoneNumber) -> str:
+        """As it is dialed within the country.
+
+        Outside of all known ranges phonenumbers leaves the national prefix out, and a trunk would take what is left for
+        a foreign number: 0442079460018 became 442079460018, which is in London.
+        """
+        if phonenumbers.number_type(number) == PhoneNumberType.UNKNOWN:
+            metadata = phonenumbers.PhoneMetadata.metadata_for_region(self.region)
+            prefix = (metadata.national_prefix if metadata else None) or ""
+            return prefix + phonenumbers.national_significant_number(number)
+        return re.sub(r"[^0-9]", "", phonenumbers.format_number(number, PhoneNumberFormat.NATIONAL))
 
     def _is_internal(self, plain: str, number: PhoneNumber | None) -> bool:
         # A pattern such as `\d+` must not make every number in the world an extension.
@@ -141,10 +154,20 @@ class Dialable:
         if kind != PhoneNumberType.UNKNOWN:
             name = PhoneNumberType.to_string(kind).replace("_", " ").lower()
             raise NotAllowedError(f"{name} numbers are not dialed unless dialer.allow_numbers lets them")
-        # The tables lag behind newly assigned ranges. Written in full, and of a length that subscribers have, a number
-        # is taken for one; unless it lies where the country has its premium-rate numbers.
-        if not plain.startswith(("0", "+")) or self._near_premium(number):
+        # The tables lag behind newly assigned ranges. Written in full, of a length that subscribers have, and so that
+        # it is the same number when it is read again as it is dialed, a number is taken for one; unless it lies where
+        # the country has its premium-rate numbers.
+        dialed = self._national(number)
+        is_whole = plain.startswith(("0", "+")) and len(str(number.national_number)) in self._lengths()
+        leads_abroad = _CARRIER.match(dialed) or self._parse(dialed) != number
+        if not is_whole or leads_abroad or self._near_premium(number):
             raise NotAllowedError("this number belongs to no known range; dialer.allow_numbers can let it through")
+
+    def _lengths(self) -> set[int]:
+        """How many digits subscribers' numbers have, without the national prefix."""
+        kinds = (PhoneNumberType.FIXED_LINE, PhoneNumberType.MOBILE, PhoneNumberType.VOIP)
+        examples = (phonenumbers.example_number_for_type(self.region, kind) for kind in kinds)
+        return {len(str(example.national_number)) for example in examples if example is not None}
 
     def _near_premium(self, number: PhoneNumber) -> bool:
         """Whether it would be a premium-rate number if it were longer or shorter."""

@@ -79,7 +79,8 @@ class Access:
     def client(self, peer: str | None, forwarded: Sequence[str]) -> Address | None:
         """Who asks: the socket's peer, or whom a trusted proxy names. None where that can't be told.
 
-        `forwarded`: the values of all X-Forwarded-For headers, in order.
+        `forwarded`: the values of all X-Forwarded-For headers, in order. A proxy that names nobody but proxies is not
+        who asks: were it on the list by mistake (this machine is, by default), it would let in the whole world.
         """
         found = address(peer or "")
         if found is None or not _within(found, self._proxies):
@@ -89,7 +90,7 @@ class Access:
             found = address(hop)
             if found is None or not _within(found, self._proxies):
                 return found
-        return found
+        return None
 
     def may_ask(self, client: Address | None) -> bool:
         """Whether this address is on a list."""

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+import warnings
 from collections.abc import Mapping
 
-from aiohttp import BodyPartReader, web
+from aiohttp import BadContentDispositionHeader, BadContentDispositionParam, BodyPartReader, web
 from aiohttp.http import HttpProcessingError
 from multidict import MultiDict, MultiMapping
 
@@ -29,8 +30,15 @@ CREDENTIALS = ("username", "password")
 """Parameters that are credentials, where the settings let them be."""
 
 _READ = web.RequestKey("parameters", MultiDict[str])
-_UNREADABLE = (ValueError, LookupError, AssertionError, HttpProcessingError, ConnectionError, web.RequestPayloadError)
+_ODD_PARTS = (BadContentDispositionHeader, BadContentDispositionParam)
+_UNREADABLE = (
+    *(ValueError, LookupError, AssertionError, HttpProcessingError, ConnectionError, web.RequestPayloadError),
+    *_ODD_PARTS,
+)
 """What aiohttp raises for forms that are none, or that end too early."""
+for _kind in _ODD_PARTS:
+    # It warns of a part's header, quoting it, on standard error and once for each text; such a part has no name then.
+    warnings.filterwarnings("ignore", category=_kind)
 
 
 async def read(request: web.Request) -> MultiMapping[str]:

@@ -21,7 +21,7 @@ import structlog
 from aiohttp import web
 
 from crmbridge.web import parameters
-from crmbridge.web.access import CHALLENGE, Access, Address, Denied, Grant
+from crmbridge.web.access import CHALLENGE, Access, Address, Denied, Grant, address
 from crmbridge.web.answers import ProblemError, problem_of
 from crmbridge.web.attempts import Attempts
 from crmbridge.web.connection import CLIENT, GRANT, Connections, peer_of, shown_query
@@ -159,11 +159,13 @@ class Server:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        client = self._access.client(peer_of(request.transport), request.headers.getall("X-Forwarded-For", []))
+        peer, forwarded = peer_of(request.transport), request.headers.getall("X-Forwarded-For", [])
+        client = self._access.client(peer, forwarded)
         if client is not None:
             request[CLIENT] = str(client)
         is_open = request.match_info.handler in self._open
-        if not (self._access.may_ask(client) or (is_open and client is not None and client.is_loopback)):
+        itself = client or (None if forwarded else address(peer or ""))
+        if not (self._access.may_ask(client) or (is_open and itself is not None and itself.is_loopback)):
             log.warning("http.address_refused", address=_name(client, request))
             raise ProblemError(403, "address_not_allowed", "this address may not ask (http.allow)")
         if not is_open:
