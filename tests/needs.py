@@ -58,7 +58,7 @@ def _asterisk() -> str | None:
 
 def _loop() -> str | None:
     """Whether a file can be mounted as an ext4 disk that can be told to fail."""
-    if reason := _mounts() or _programs("mkfs.ext4", "losetup"):
+    if reason := _mounts() or _programs("mkfs.ext4", "losetup", "findmnt", "fsfreeze"):
         return reason
     ext4 = "ext4" in Path("/proc/filesystems").read_text(encoding="ascii").split()
     there = ext4 and Path("/dev/loop-control").exists() and Path("/sys/fs/ext4").is_dir()

@@ -223,7 +223,15 @@ async def inside(bridge: Daemon, script: str) -> str:
 
 
 async def called_before_during_and_after(
-    bridge: Daemon, pbx: SimulatedPbx, crm: Receiver, config: Path, *, fail: str, mend: str
+    bridge: Daemon,
+    pbx: SimulatedPbx,
+    crm: Receiver,
+    config: Path,
+    *,
+    fail: str,
+    mend: str,
+    said: str = "store.disk_refuses",
+    back: str = "store.disk_back",
 ) -> None:
     """One call each; the disk fails after the first and is mended after the second."""
     call = trace("01_did_to_ext_answered")
@@ -231,12 +239,14 @@ async def called_before_during_and_after(
     await pbx.play(call, speed=10)
     await bridge.logged("crm.confirmed", times=2)
     await inside(bridge, fail)
-    await pbx.play(call, speed=10)
-    assert await targets(crm, 4) == [RING, ANSWER] * 2
-    await bridge.logged("crm.confirmed", times=4)
-    await bridge.logged("store.disk_refuses")
-    await inside(bridge, mend)
-    await bridge.logged("store.disk_back")
+    try:
+        await pbx.play(call, speed=10)
+        assert await targets(crm, 4) == [RING, ANSWER] * 2
+        await bridge.logged("crm.confirmed", times=4)
+        await bridge.logged(said)
+    finally:
+        await inside(bridge, mend)
+    await bridge.logged(back)
     pbx.cut()
     await bridge.logged("ami.connected", times=2)
     await pbx.play(call, speed=10)
@@ -256,7 +266,7 @@ async def test_a_disk_that_is_full(tmp_path: Path, pbx: SimulatedPbx, crm: Recei
         fill = f"dd if=/dev/zero of={state}/fill bs=1k 2>/dev/null || true"
         await called_before_during_and_after(bridge, pbx, crm, config, fail=fill, mend=f"rm {state}/fill")
         (said,) = await bridge.logged("store.disk_refuses")
-        assert "the disk is full: free some space" in said["reason"]
+        assert "the disk is full" in said["reason"]
 
 
 @pytest.mark.needs("loop")
@@ -274,4 +284,26 @@ async def test_a_disk_that_the_kernel_makes_read_only(tmp_path: Path, pbx: Simul
         mend = f"mkdir {tmp_path}/new && cp -a {state}/. {tmp_path}/new && mount --bind {tmp_path}/new {state}"
         await called_before_during_and_after(bridge, pbx, crm, config, fail=fail, mend=mend)
         (said,) = await bridge.logged("store.disk_refuses")
-        assert "mounted read-only" in said["reason"] or "the disk fails" in said["reason"]
+        assert "mounted read-only" in said["reason"] or "the disk is full (see df) or fails" in said["reason"]
+
+
+@pytest.mark.needs("loop")
+async def test_a_disk_that_hangs_in_the_kernel(tmp_path: Path, pbx: SimulatedPbx, crm: Receiver) -> None:
+    """A frozen file system: whoever writes sleeps, and can't even be killed, until it is thawed."""
+    state, image = tmp_path / "state", tmp_path / "disk"
+    state.mkdir()
+    config = write(tmp_path, ami_port=pbx.port, url=await crm.start(), state=state)
+    mount = f"truncate -s 8M {image} && mkfs.ext4 -q -F {image} && mount -o loop {image} {state} && chmod 0700 {state}"
+    async with daemon(config, *in_a_namespace(mount)) as bridge:
+        await called_before_during_and_after(
+            bridge,
+            pbx,
+            crm,
+            config,
+            fail=f"fsfreeze --freeze {state}",
+            mend=f"fsfreeze --unfreeze {state}",
+            said="store.disk_hangs",
+            back="store.disk_keeps_up",
+        )
+        (said,) = await bridge.logged("store.disk_hangs")
+        assert said["waited_s"] == 1

@@ -41,7 +41,7 @@ _WORDS = {
     sqlite3.SQLITE_READONLY: "cannot be written: check its owner and that the disk is not mounted read-only",
     sqlite3.SQLITE_PERM: "cannot be opened: check its owner and mode",
     sqlite3.SQLITE_CANTOPEN: "cannot be opened: check the owner and mode of it and of its folder",
-    sqlite3.SQLITE_IOERR: "cannot be read or written, the disk fails: see the kernel's log (dmesg)",
+    sqlite3.SQLITE_IOERR: "cannot be read or written: the disk is full (see df) or fails (see dmesg)",
     sqlite3.SQLITE_BUSY: "is locked by another program",
     sqlite3.SQLITE_LOCKED: "is locked by another program",
     sqlite3.SQLITE_NOMEM: "cannot be used, memory is short",
