@@ -18,6 +18,7 @@ from tests.integration.test_outbox import AT, ATTEMPT, ring, stored_again
 
 from crmbridge.calls.events import State
 from crmbridge.store import recovery
+from crmbridge.store.engine import DamagedError, open_sqlite
 from crmbridge.store.outbox import open_outbox
 from crmbridge.store.outbox_sql import Which
 from crmbridge.store.outbox_tables import SCHEMA
@@ -228,6 +229,33 @@ async def test_a_disk_that_damages_file_after_file_is_not_filled(file: Path) -> 
         async with open_outbox(file):
             pass
     assert file.exists()
+
+
+async def test_a_process_killed_while_it_sets_a_file_aside_finds_what_was_salvaged(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overwrite(file, 12 * PAGE, PAGE)
+    whole = recovery.set_aside
+
+    def killed(path: Path) -> Path:
+        whole(path)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(recovery, "set_aside", killed)
+        with pytest.raises(KeyboardInterrupt):
+            recovery.begin_anew(open_sqlite(file, [SCHEMA]), [SCHEMA], DamagedError("it is damaged"))
+    assert not file.exists()
+    async with open_outbox(file) as outbox:
+        assert len(await outbox.waiting()) > CALLS // 2
+    assert [each.name for each in file.parent.iterdir() if each.name.startswith("outbox.db.new")] == []
+
+
+async def test_a_new_file_that_was_half_built_is_built_again(file: Path) -> None:
+    overwrite(file, 12 * PAGE, PAGE)
+    file.with_name("outbox.db.new").write_text("half a file")
+    waiting, _ = await started(file)
+    assert len(waiting) > CALLS // 2
 
 
 async def test_damage_found_while_running_is_mended_while_callbacks_go_on(file: Path) -> None:

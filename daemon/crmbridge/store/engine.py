@@ -48,6 +48,9 @@ _WORDS = {
     sqlite3.SQLITE_PROTOCOL: "cannot be locked: it must lie on a local disk, not on a network share",
 }
 
+NEW = ".new"
+"""What the name of a file ends with that will take the place of a damaged one."""
+
 E = TypeVar("E", Engine, AsyncEngine)
 
 _DAMAGE = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}
@@ -243,8 +246,11 @@ def make_file(path: Path) -> None:
 
     Raises StoreError.
     """
+    new = path.with_name(path.name + NEW)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if new.exists() and not path.exists():
+            new.rename(path)  # killed before it could be put in the place of a damaged one
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
         raise StoreError(

@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy import Engine
 
 from crmbridge.store import salvage
-from crmbridge.store.engine import DamagedError, apply, make_file
+from crmbridge.store.engine import NEW, DamagedError, disk_trouble, explain, open_sqlite
 from crmbridge.store.schema import Schema, StoreError
 
 log = structlog.get_logger("crmbridge.store")
@@ -24,19 +24,17 @@ MOST_ASIDE = 10
 
 
 def begin_anew(engine: Engine, schemas: Sequence[Schema], error: DamagedError) -> None:
-    """Set the engine's damaged file aside and begin a new one with what can be salvaged. Blocks. Raises StoreError."""
+    """Set the engine's damaged file aside and begin a new one with what can be salvaged. Blocks. Raises StoreError.
+
+    The new file is whole before the old one is touched; whoever is killed in between finds it when it starts again.
+    """
     path = Path(str(engine.url.database))
     engine.dispose()
+    _refuse_too_many(path)
+    new = path.with_name(path.name + NEW)
+    salvaged = _build(new, path, schemas)
     aside = set_aside(path)
-    make_file(path)
-    apply(engine, schemas)
-    try:
-        found = salvage.read(aside, schemas)
-        with engine.begin() as connection:
-            salvaged = salvage.write(connection, found, schemas)
-    except Exception:  # whatever is wrong with these rows, without them it goes on
-        log.exception("store.not_salvaged", file=str(path))
-        salvaged = {}
+    new.rename(path)
     log.error(
         "store.damaged_file_set_aside",
         file=str(path),
@@ -50,12 +48,6 @@ def begin_anew(engine: Engine, schemas: Sequence[Schema], error: DamagedError) -
 
 def set_aside(path: Path) -> Path:
     """Give a SQLite file and its -wal and -shm another name, with the time; the new name. Raises StoreError."""
-    beside = sorted(path.parent.glob(f"{path.name}.damaged-*Z"))
-    if len(beside) >= MOST_ASIDE:
-        raise StoreError(
-            f"{path} is damaged, and {len(beside)} damaged ones lie beside it already ({beside[0].name}, …): "
-            "see the kernel's log (dmesg) for what is wrong with the disk, and move them away"
-        )
     aside = _free_name(path)
     try:
         # The file itself last: without it, SQLite deletes a write-ahead log that it finds.
@@ -66,6 +58,33 @@ def set_aside(path: Path) -> Path:
     except OSError as error:
         raise StoreError(f"{path} is damaged and cannot be set aside ({error.strerror}): move it away") from error
     return aside
+
+
+def _refuse_too_many(path: Path) -> None:
+    beside = sorted(path.parent.glob(f"{path.name}.damaged-*Z"))
+    if len(beside) >= MOST_ASIDE:
+        raise StoreError(
+            f"{path} is damaged, and {len(beside)} damaged ones lie beside it already ({beside[0].name}, …): "
+            "see the kernel's log (dmesg) for what is wrong with the disk, and move them away"
+        )
+
+
+def _build(new: Path, damaged: Path, schemas: Sequence[Schema]) -> dict[str, int]:
+    """Make a new file with what can be read of a damaged one; how many rows of each table."""
+    for suffix in ("-wal", "-shm", ""):  # of an attempt that was broken off
+        new.with_name(new.name + suffix).unlink(missing_ok=True)
+    engine = open_sqlite(new, schemas)
+    try:
+        found = salvage.read(damaged, schemas)
+        with engine.begin() as connection:
+            return salvage.write(connection, found, schemas)
+    except Exception as error:
+        if disk_trouble(error):
+            raise StoreError(f"{new} {explain(error)}") from error
+        log.exception("store.not_salvaged", file=str(damaged))  # whatever is wrong with these rows, we go on without
+        return {}
+    finally:
+        engine.dispose()
 
 
 def _free_name(path: Path) -> Path:
