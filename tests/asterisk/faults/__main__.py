@@ -16,11 +16,12 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.table import Table
 from tests.asterisk.faults.crm import misbehaviours
-from tests.asterisk.faults.crm_cases import CASES, CLOCK_CASES
+from tests.asterisk.faults.crm_cases import CASES, CLOCK_CASES, DISK_CASES
 from tests.asterisk.faults.cuts import cuts
 from tests.asterisk.faults.kills import kills
 from tests.asterisk.faults.restarts import restarts
 from tests.asterisk.faults.set_clock import library
+from tests.asterisk.faults.small_disk import small_disk
 from tests.asterisk.faults.surroundings import Place, certificates
 from tests.asterisk.lab import pbx as lab_pbx
 from tests.asterisk.lab.network import Network
@@ -28,6 +29,7 @@ from tests.asterisk.lab.pbx import Pbx
 from tests.asterisk.lab.rootfs import RECIPES, root_filesystem
 
 WIDTH = 200
+MOST_SHOWN = 20
 
 
 class Result(Protocol):
@@ -69,7 +71,7 @@ def _arguments() -> argparse.Namespace:
         prog="make faults", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument(
-        "--only", action="append", choices=[*LIVE, "crm", "clock"], help="this part; may be given again"
+        "--only", action="append", choices=[*LIVE, "crm", "clock", "disk"], help="this part; may be given again"
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--version", choices=sorted(RECIPES), default="22", help="Asterisk's")
@@ -101,6 +103,16 @@ def _crm(chosen: argparse.Namespace, say: Callable[[str, Result], None]) -> None
             say(f"{title} (a recorded call of Asterisk 22, each time of another caller)", result)
 
 
+def _disk(chosen: argparse.Namespace, say: Callable[[str, Result], None]) -> None:
+    """Last of all: this process stays in a mount namespace of its own."""
+    if chosen.only and "disk" not in chosen.only:
+        return
+    with TemporaryDirectory(prefix="crmbridge-faults-") as folder, Network() as network, small_disk(Path(folder)):
+        made = certificates(Path(folder))
+        work = misbehaviours(Place(network), Path(folder), made, DISK_CASES, stopping=False)
+        say("The disk of the state folder is full, and the CRM", asyncio.run(work))
+
+
 def _live(chosen: argparse.Namespace, say: Callable[[str, Result], None]) -> None:
     parts = [part for name in LIVE if not chosen.only or name in chosen.only for part in LIVE[name]]
     if not parts:
@@ -128,12 +140,15 @@ def main() -> int:
         console.print(table)
         for note in getattr(result, "notes", list)():
             console.print(note, highlight=False)
-        for one in result.broken:
+        for one in result.broken[:MOST_SHOWN]:
             console.print(f"BROKEN {one}", markup=False, highlight=False)
+        if len(result.broken) > MOST_SHOWN:
+            console.print(f"BROKEN and {len(result.broken) - MOST_SHOWN} more")
         broken.extend(result.broken)
 
     _live(chosen, say)
     _crm(chosen, say)
+    _disk(chosen, say)
     console.print(f"{len(broken)} promises broken" if broken else "all promises kept")
     return 1 if broken else 0
 

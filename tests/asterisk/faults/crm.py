@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.asterisk.faults.crm_cases import PROBE_S, Around, Case
+from tests.asterisk.faults.crm_cases import Around, Case
+from tests.asterisk.faults.crm_told import STATES, Told
 from tests.asterisk.faults.faulty_crm import FaultyCrm
-from tests.asterisk.faults.judge import LATE_S, RING, SETTLE_S, Call, Fact, Interval, Report, Request, Sight, judge
-from tests.asterisk.faults.resources import left_behind
-from tests.asterisk.faults.set_clock import HOUR_S, SetClock
+from tests.asterisk.faults.judge import SETTLE_S, Call
+from tests.asterisk.faults.set_clock import SetClock
 from tests.asterisk.faults.surroundings import NAME, NAME_SERVER, Certificates, NameServer, Place
 from tests.asterisk.lab.bridge import COMMAND, Bridge, started
 
@@ -32,119 +30,11 @@ from crmbridge.demo.traces import Trace, shipped
 RECORDED, NUMBER = "22/did_answered", "033004799"
 SPEED = 3.0
 AMI_PORT, HTTP_PORT, ELSEWHERE_PORT = 5038, 6560, 8090
-LONGEST_STOP_S = 15.0
-"""systemd waits 20 s (TimeoutStopSec), and then kills."""
 SETTLED_WITHIN_S = 90.0
 AT_A_TIME = 6
 """Cases. With more, they wait for one another's processes to start, and measure that."""
 LIMIT_S = 600.0
 """For all besides the fault itself."""
-STATES = ("confirmed", "refused", "expired")
-
-
-@dataclass
-class Told:
-    """What came of one case."""
-
-    case: Case
-    calls: list[Call] = field(default_factory=list)
-    faults: list[Interval] = field(default_factory=list)
-    requests: list[Request] = field(default_factory=list)
-    listed: list[dict[str, Any]] = field(default_factory=list)
-    """`crmbridge outbox list --json` after all of it."""
-    lines: list[str] = field(default_factory=list)
-    stop_s: float = 0.0
-    exit_codes: list[int | None] = field(default_factory=list)
-    report: Report = field(default_factory=Report)
-    clock_set: int = 0
-    """How often the wall clock was set."""
-
-    def row(self) -> dict[str, object]:
-        first = self.faults[0]
-        states = Counter(one["state"] for one in self.listed)
-        after = [at for one, at in self._taken() if first[0] <= self._seen()[one] < first[1]]
-        return {
-            "the CRM": self.case.name,
-            **({"clock set, times": self.clock_set} if self.case.clock else {}),
-            "for s": f"{first[1] - first[0]:.0f}",
-            "calls": len(self.calls),
-            "requests meanwhile": sum(first[0] <= one.at < first[1] for one in self.requests),
-            "/".join(STATES): "/".join(str(states[state]) for state in STATES),
-            "its calls told s after its end": f"{min(after) - first[1]:.1f} to {max(after) - first[1]:.1f}"
-            if after
-            else "-",
-            "lost": len(self.report.missing),
-            "untrue": len(self.report.untrue),
-            "doubled": len(self.report.doubled),
-            "out of order": len(self.report.disordered),
-            "late": len(self.report.late),
-            "stopped within s": f"{self.stop_s:.1f}",
-            "as expected": "no" if self.broken else "yes",
-        }
-
-    @property
-    def broken(self) -> list[str]:
-        found = [*self.report.broken, *self._outbox_mistakes(), *left_behind(self.lines)]
-        if not any(self.case.says in line for line in self.lines):
-            found.append(f"the log never says {self.case.says!r}")
-        if self.stop_s > LONGEST_STOP_S:
-            found.append(f"a stop took {self.stop_s:.1f} s")
-        if self.case.clock and not self._clock_was_seen_set():
-            found.append("the wall clock was not set: nothing was shown")
-        found += [f"exit code {code}" for code in self.exit_codes if code != 0]
-        return [f"{self.case.name}: {one}" for one in found]
-
-    def _clock_was_seen_set(self) -> bool:
-        """Whether the log's times, the wall clock's, lie as far apart as it was set."""
-        times = [datetime.fromisoformat(json.loads(line)["timestamp"]) for line in self.lines if line.startswith("{")]
-        return (max(times) - min(times)).total_seconds() > HOUR_S
-
-    def decide(self) -> None:
-        """Judge it. The bridge saw everything all the time, but the CRM would not take it."""
-        excused = {fact for fact, seen in self._seen().items() if self._state(fact) in self._may_become(fact, seen)}
-        always = Sight([(float("-inf"), float("inf"))])
-        self.report = judge(self.calls, always, self.requests, excused=excused, due=self._due)
-
-    def _seen(self) -> dict[Fact, float]:
-        return {fact: interval[0] for call in self.calls for fact, interval in call.facts()}
-
-    def _state(self, fact: Fact) -> str:
-        states = [one["state"] for one in self.listed if (one["number"], one["operation"]) == fact]
-        return states[0] if len(states) == 1 else f"listed {len(states)} times"
-
-    def _due(self, seen: float) -> float:
-        """When the CRM, well again and tried again, would take what was seen then."""
-        spells = [(start, end + self.case.patience_s + PROBE_S) for start, end in self.faults]
-        return max([seen, *(until for start, until in spells if start <= seen < until)])
-
-    def _may_become(self, fact: Fact, seen: float) -> set[str]:
-        """What else than confirmed is right: refused during a refusal, expired where it was not taken in time."""
-        during = any(start <= seen <= end for start, end in self.faults)
-        refused = {"refused"} if during and self.case.refused else set()
-        return refused | ({"expired"} if self._due(seen) + LATE_S > seen + self._life(fact[1]) else set())
-
-    def _outbox_mistakes(self) -> list[str]:
-        return [
-            f"{operation} of {number} is {self._state((number, operation))} in the outbox"
-            for (number, operation), seen in self._seen().items()
-            if self._state((number, operation)) not in {"confirmed", *self._may_become((number, operation), seen)}
-        ] + [
-            f"{one.operation} of {one.number} sent {one.at - seen:.1f} s after it was seen, too old to be of use"
-            for one in self.requests
-            if one.at - (seen := self._seen().get((one.number, one.operation), one.at)) > self._life(one.operation) + 1
-        ]
-
-    def _life(self, operation: str) -> float:
-        name, default = ("ring_expires_s", 60.0) if operation == RING else ("answer_expires_s", 3600.0)
-        return self.case.settings.get(name, default)
-
-    def _taken(self) -> list[tuple[Fact, float]]:
-        seen = self._seen()
-        return [
-            ((one.number, one.operation), one.at)
-            for one in self.requests
-            if one.accepted and (one.number, one.operation) in seen
-        ]
 
 
 @dataclass
@@ -274,7 +164,9 @@ class _Run:
             self._ami = ami.getsockname()
             await self._pbx.start(sock=ami)
             stack.push_async_callback(self._pbx.stop)
-            around = Around(place, crm, moved, elsewhere, url, self._names, self._name, self._certificates)
+            around = Around(
+                place, crm, moved, elsewhere, url, self._names, self._name, self._certificates, self._folder
+            )
             self._configure(around)
             yield around
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 
 from tests.asterisk.faults.faulty_crm import FaultyCrm
+from tests.asterisk.faults.small_disk import fill, free
 from tests.asterisk.faults.surroundings import Certificates, NameServer, Place
 
 from crmbridge.demo.receiver import Manner, Receiver, Reply
@@ -33,6 +35,8 @@ class Around:
     name: str
     """The CRM's."""
     certificates: Certificates
+    state: Path
+    """The folder of the bridge's state."""
 
 
 Fault = Callable[[Around], AbstractAsyncContextManager[None]]
@@ -60,6 +64,8 @@ class Case:
     tls: bool = False
     named: bool = False
     """The CRM is known by its name, not by its address."""
+    expected_events: Collection[str] = ()
+    """Of the log, that would else tell of a fault in the bridge."""
     clock: bool = False
     """The wall clock is set back and forth meanwhile."""
 
@@ -155,6 +161,15 @@ async def _moving(around: Around) -> AsyncIterator[None]:
 
 
 BUSY_S = 7.0
+
+
+@asynccontextmanager
+async def _disk_full(around: Around) -> AsyncIterator[None]:
+    fill(around.state)
+    yield
+    free(around.state)
+
+
 SHORT_LIFE = {"ring_expires_s": 6.0}
 
 CASES = (
@@ -181,6 +196,9 @@ CASES = (
     Case("address changes", _moving, "cannot connect to", lasts_s=4, named=True),
     Case("down longer than a ring is of use", _shut, "cannot connect to", lasts_s=30, full_s=600, settings=SHORT_LIFE),
 )
+
+DISK_CASES = (Case("is well", _disk_full, "store.disk_back", expected_events=("store.disk_refuses",)),)
+"""The state folder's disk is full meanwhile; it has to be a small one."""
 
 CLOCK_CASES = tuple(
     replace(case, clock=True)

@@ -30,6 +30,8 @@ from tests.asterisk.lab.pbx import AMI, Pbx
 from crmbridge.demo.receiver import Receiver
 
 LONGEST_RUN_S = 1800
+LISTED_WITHIN_S = 90
+"""A bridge waits up to half a minute before it connects anew, and the first try may fall into the last fault."""
 AT_ONCE = 0.15
 """One fault in four comes within so many seconds of the connection: into the login, or into the list of channels."""
 CALM_S = 4.0
@@ -65,6 +67,8 @@ class Outcome:
 
     watched: Watched
     report: Report
+    session_share: float
+    """Of the run, the part in which what Asterisk said reached the bridge."""
 
     @property
     def broken(self) -> list[str]:
@@ -79,6 +83,7 @@ class Outcome:
             "bridge": watched.name,
             "cut/frozen/trickle": "/".join(str(watched.faults[fault]) for fault in Fault),
             "logins": watched.bridge.count("ami.connected"),
+            "with a session": f"{self.session_share:.0%}",
             **self.report.row(),
             "MiB": f"{watched.resources.rss_mib[0]:.0f} → {watched.resources.rss_mib[-1]:.0f}",
             "fds": f"{watched.resources.fds[0]} → {watched.resources.fds[-1]}",
@@ -140,13 +145,15 @@ async def cuts(
         await asyncio.sleep(2 * SETTLE_S)
         for one in everyone:
             one.resources.sample()
+        lasted_s = asyncio.get_running_loop().time() - began
         calls = calls_of(ami, began)
         seen = [one.relay.sight(began) for one in everyone]
         await stack.aclose()
         reports = [
             judge(calls, sight, heard(one.crm.received, began)) for one, sight in zip(everyone, seen, strict=True)
         ]
-    return Cuts([Outcome(one, report) for one, report in zip(everyone, reports, strict=True)])
+    shares = [sum(end - start for start, end in sight.windows) / lasted_s for sight in seen]
+    return Cuts([Outcome(*one) for one in zip(everyone, reports, shares, strict=True)])
 
 
 @asynccontextmanager
@@ -155,7 +162,8 @@ async def _watched(where: Pbx, folder: Path, number: int) -> AsyncIterator[Watch
     async with Receiver() as receiver, relaying(where.network, ami, AMI) as relay:
         await receiver.start(sock=where.network.bound(crm))
         async with bridge(where.network, folder, ami=ami, crm=crm, http=http) as running:
-            await relay.listed()
+            async with asyncio.timeout(LISTED_WITHIN_S):
+                await relay.listed()
             watched = Watched(f"{number + 1}", running, relay, receiver, Resources(running.process.pid))
             watched.resources.sample()
             yield watched
@@ -172,7 +180,8 @@ async def _suffer(one: Watched, random: Random, times: int, lasts_s: Mapping[Fau
         one.faults[kind] += 1
         if index * 10 // times > (index - 1) * 10 // times:
             one.resources.sample()
-    await one.relay.listed()
+    async with asyncio.timeout(LISTED_WITHIN_S):
+        await one.relay.listed()
     await asyncio.sleep(TALK_S)
 
 

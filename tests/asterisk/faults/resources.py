@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,13 +42,14 @@ class Resources:
         return " ".join(f"{one:.1f}" for one in self.rss_mib)
 
 
-def left_behind(lines: Iterable[str]) -> list[str]:
+def left_behind(lines: Iterable[str], expected: Collection[str] = ()) -> list[str]:
     """Lines of the bridge's log that tell of something forgotten or not understood.
 
-    asyncio and Python say on standard error, not in JSON, which task was never waited for, and which action's answer.
+    `expected`: log events that belong to the fault. asyncio and Python say on standard error, not in JSON, which task
+    was never waited for, and which action's answer.
     """
     return [
         f"the bridge says: {line.strip()[:200]}"
         for line in lines
-        if not line.startswith("{") or json.loads(line)["event"] in _UNEXPECTED
+        if not line.startswith("{") or json.loads(line)["event"] in _UNEXPECTED.difference(expected)
     ]
