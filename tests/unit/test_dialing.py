@@ -155,7 +155,7 @@ def test_a_pattern_must_match_the_whole_number() -> None:
 def test_international_when_switched_on_is_not_for_premium_and_satellite() -> None:
     rules = Dialable.from_settings(region="IL", extensions=r"7\d\d", international=True)
     assert rules.dialed("00442079460018") == "+442079460018"
-    for number in ("+449098790012", "+870773111632", "+881612345678", "+97910123456", "1900123456"):
+    for number in ("+449098790012", "+870773111632", "+881612345678", "+97910123456", "1900123456", "+491805123456"):
         with pytest.raises(NotAllowedError):
             rules.dialed(number)
 

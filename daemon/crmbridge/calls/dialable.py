@@ -46,6 +46,9 @@ _CALLS_TO_PEOPLE = frozenset(
     }
 )
 
+_SHARED = frozenset({PhoneNumberType.SHARED_COST, PhoneNumberType.UAN})
+"""Abroad, the called one is paid for many of these."""
+
 
 class NotAllowedError(ValueError):
     """This number may not be dialed; the message says why."""
@@ -188,7 +191,7 @@ class Dialable:
         region = phonenumbers.region_code_for_country_code(number.country_code or 0)
         if region == phonenumbers.REGION_CODE_FOR_NON_GEO_ENTITY:
             raise NotAllowedError("satellite and other world-wide networks are not dialed")
-        if phonenumbers.number_type(number) not in _CALLS_TO_PEOPLE:
+        if phonenumbers.number_type(number) not in _CALLS_TO_PEOPLE - _SHARED:
             raise NotAllowedError("foreign premium-rate numbers, and those of no known range, are not dialed")
 
 

@@ -132,9 +132,9 @@ class Dialer:
         bound = log.bind(
             address=asked.address,
             user=asked.user,
-            client_id=asked.client_id,
-            extension=asked.extension,
-            number=ascii(asked.number)[1:-1],
+            client_id=_logged(asked.client_id),
+            extension=_logged(asked.extension),
+            number=_logged(asked.number),
         )
         try:
             _check(values)
@@ -200,6 +200,11 @@ class Dialer:
             self._dialing.settle(click, result, self._clock())
             self._trail.settled(click.id, result)
         return result
+
+
+def _logged(value: str) -> str:
+    """A value that may be anything, for the log: of one line, in no script that turns it around, and not too long."""
+    return ascii(value[: parameters.LONGEST_VALUE])[1:-1]
 
 
 def _check(values: MultiMapping[str]) -> None:
