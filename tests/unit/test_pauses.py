@@ -46,3 +46,8 @@ def test_a_refusal_is_no_reason_to_begin_anew() -> None:
     pauses.after(held_s=0)
     assert pauses.after(held_s=0, refused=True) == pytest.approx(990)
     assert pauses.after(held_s=0) == 1
+
+
+def test_a_connection_that_only_looks_open_is_ended_within_15_seconds() -> None:
+    """After at most one pause between pings, and the wait for one answer (Connection.keep_alive)."""
+    assert 2 * TIMING.ping_s <= 15
