@@ -17,7 +17,7 @@ import structlog
 
 from crmbridge import __version__
 from crmbridge.calls import cdr
-from crmbridge.calls.channels import LOCAL, Endpoints
+from crmbridge.calls.channels import LOCAL, PHONE, Endpoints
 from crmbridge.calls.clicks import ClickCalls
 from crmbridge.calls.clients import Client, Clients
 from crmbridge.calls.debatable import Debatable
@@ -26,11 +26,13 @@ from crmbridge.calls.dialing import Code, Dialing, Result
 from crmbridge.calls.events import Delivery, State
 from crmbridge.calls.history import History, is_extension, parties
 from crmbridge.calls.numbers import Numbers
+from crmbridge.calls.phone_states import PhoneState, PhoneStates
 from crmbridge.calls.tracker import Tracker
 from crmbridge.clicks import Clicks
 from crmbridge.config import (
     ClientSettings,
     CrmSettings,
+    DialerSettings,
     HttpSettings,
     NumberSettings,
     PbxSettings,
@@ -120,6 +122,7 @@ class _Bridge:
         self._settings = settings
         self._click_store = clicks
         self._clicks = Clicks(store=clicks, calls=ClickCalls(longest_ring_s=settings.dialer.timeout_s + UNSEEN_CLICK_S))
+        self._phones = PhoneStates()
         self._outbox = outbox
         self._calls = calls
         self._numbers = numbers
@@ -143,17 +146,28 @@ class _Bridge:
             store=outbox.add,
             send=self._sender.submit,
             others=others,
-            watch=self._clicks.take,
+            watch=self._watch,
             resync=self._resync,
             alive=self._pulses.of("intake"),
         )
-        wanted = Tracker.EVENTS | ClickCalls.EVENTS | others.keys()
+        wanted = Tracker.EVENTS | ClickCalls.EVENTS | PhoneStates.EVENTS | others.keys()
         self._ami = build_ami(
             settings, wanted=wanted, on_frame=self._intake.take, apart=others.keys(), alive=self._pulses.of("ami")
         )
 
     def _resync(self) -> None:
         self._ami.resync()
+
+    def _watch(self, frame: Frame, at: datetime) -> None:
+        self._clicks.take(frame, at)
+        if frame.get("Event") in PhoneStates.EVENTS:
+            self._phones.handle(frame)
+            log.debug("phones.state", event_name=frame["Event"], device=frame.get("Device"), state=frame.get("State"))
+
+    def _state(self, extension: str) -> PhoneState:
+        """What a click for this extension has to expect."""
+        channel = actions.fill(self._channels.get(extension, self._settings.dialer.channel), {"ext": extension})
+        return self._phones.of(extension, channel if PHONE.fullmatch(channel) else None)
 
     def _take_for_clicks(self, frame: Frame) -> None:
         self._clicks.take(frame, datetime.now(UTC))
@@ -224,6 +238,10 @@ class _Bridge:
             per_extension_per_minute=dialer.per_extension_per_minute,
             per_minute=dialer.per_minute,
             duplicate_window_s=dialer.duplicate_window_s,
+            max_calls=dialer.max_calls,
+            in_progress=lambda: self._clicks.in_progress,
+            state=self._state,
+            not_rung=not_rung(dialer),
         )
         access = Access(
             build_accounts(http, self._settings.crm, self._clients),
@@ -304,6 +322,12 @@ class _Bridge:
             "the disk hangs; callbacks go on from memory": self._outbox.disk_hangs,
         }
         return [trouble for trouble, there in troubles.items() if there]
+
+
+def not_rung(dialer: DialerSettings) -> set[PhoneState]:
+    """The states of phones for which a click is refused."""
+    states = {PhoneState.TALKS: dialer.when_talking, PhoneState.AWAY: dialer.when_away}
+    return {state for state, what in states.items() if what == "refuse"}
 
 
 def build_endpoints(pbx: PbxSettings) -> Endpoints:

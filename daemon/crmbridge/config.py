@@ -239,6 +239,9 @@ class DialerSettings(Section):
     timeout_s: PositiveFloat = 30
     per_extension_per_minute: PositiveInt = 6
     per_minute: PositiveInt = 60
+    max_calls: PositiveInt = 30
+    when_talking: Literal["refuse", "ring"] = "refuse"
+    when_away: Literal["refuse", "ring"] = "refuse"
     international: bool = False
     allow_numbers: list[Regex] = []
     deny_numbers: list[Regex] = []

@@ -16,6 +16,7 @@ from tests.asterisk.lab.pbx import LAB_SECRET, LAB_USER, SECRET, SHIPPED, USER, 
 from tests.asterisk.lab.stage import perform
 from tests.asterisk.scenarios import SCENARIOS
 
+from crmbridge.calls.phone_states import PhoneStates
 from crmbridge.calls.tracker import Tracker
 from crmbridge.pbx import filters
 from crmbridge.pbx.listing import LISTS
@@ -103,7 +104,7 @@ async def test_the_user_hears_what_is_needed_and_is_spared_the_rest(pbx: Pbx) ->
         await everything.action("UserEvent", UserEvent="UserDeviceAdded", Data="105,9105")
         for ami in (everything, ours):
             await ami.until(lambda frame: frame.get("Event") == "UserEvent")
-    wanted = Tracker.EVENTS | {"Cdr", "OriginateResponse"} | filters.OF_SESSION
+    wanted = Tracker.EVENTS | PhoneStates.EVENTS | {"Cdr", "OriginateResponse"} | filters.OF_SESSION
     heard = [frame for frame in ours.frames if "Event" in frame]
     assert {frame["Event"] for frame in heard} <= wanted
     happened = [frame for frame in everything.frames if frame.get("Event") in wanted]

@@ -315,7 +315,7 @@ async def test_who_logs_on_to_a_phone_makes_us_ask_for_the_phones_anew() -> None
             if action[b"Action"] == b"CoreShowChannels":
                 writer.write(b"Event: UserEvent\r\nUserEvent: Advert\r\n\r\n")
                 writer.write(b"Event: UserEvent\r\nUserEvent: UserDeviceAdded\r\nData: 105\\,9105\r\n\r\n")
-            elif len(asked) == 6:
+            elif len(asked) == 7:
                 writer.write(b"Event: Newchannel\r\nUniqueid: 1.1\r\n\r\n")
 
     events = Events()
@@ -323,8 +323,8 @@ async def test_who_logs_on_to_a_phone_makes_us_ask_for_the_phones_anew() -> None
         await events.wait_for("Newchannel")
     names = [name for name, _ in asked]
     phones = [b"ExtensionStateList", b"DBGetTree"]
-    assert names == [*phones, b"BridgeList", b"CoreShowChannels", *phones]
-    assert len({action_id for _, action_id in asked}) == 6, "no list must be taken for the rest of another"
+    assert names == [*phones, b"DeviceStateList", b"BridgeList", b"CoreShowChannels", *phones]
+    assert len({action_id for _, action_id in asked}) == 7, "no list must be taken for the rest of another"
 
 
 async def test_without_a_list_of_channels_events_are_handed_on_all_the_same() -> None:
@@ -425,16 +425,16 @@ async def test_a_reload_asks_for_the_phones_only_and_a_late_boot_for_everything(
                 continue
             asked.append(action[b"Action"])
             writer.write(b"Event: %sComplete\r\nActionID: %s\r\n\r\n" % (action[b"Action"], action[b"ActionID"]))
-            if len(asked) == 4:
+            if len(asked) == 5:
                 writer.write(b"Event: Reload\r\nModule: All\r\n\r\n")
-            if len(asked) == 6:
+            if len(asked) == 7:
                 writer.write(b"Event: FullyBooted\r\n\r\n")
 
     events = Events()
     async with asterisk(reloads) as port, session(port, events):
         await events.wait_for("CoreShowChannelsComplete", times=2)
     phones = [b"ExtensionStateList", b"DBGetTree"]
-    everything = [*phones, b"BridgeList", b"CoreShowChannels"]
+    everything = [*phones, b"DeviceStateList", b"BridgeList", b"CoreShowChannels"]
     assert asked == [*everything, *phones, *everything]
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from crmbridge.calls.dialable import MAX_RAW, Dialable, MalformedError, NotAllowedError
 from crmbridge.calls.dialing import Click, Code, Dialing, Refusal, Result
+from crmbridge.calls.phone_states import PhoneState
 
 ISRAEL = Dialable.from_settings(region="IL", extensions=r"7\d\d")
 
@@ -342,3 +343,43 @@ def test_nothing_is_remembered_for_ever() -> None:
     for n in range(500):
         assert clicks.placed(f"0541234{n:03}", now=float(n), ext=f"7{n % 100:02}")
     assert len(clicks.dialing) < 15
+
+
+# Not in vain, and not too many at once
+
+
+def test_a_phone_that_is_away_or_talks_is_not_rung() -> None:
+    states = {"777": PhoneState.AWAY, "778": PhoneState.TALKS}
+    clicks = Clicks(state=lambda extension: states.get(extension, PhoneState.MAY_RING))
+    codes = [click.code for ext in ("777", "778") if isinstance(click := clicks(ext=ext), Refusal)]
+    assert codes == [Code.UNREACHABLE, Code.BUSY]
+    assert isinstance(clicks(ext="779"), Click)
+    states.clear()
+    assert isinstance(clicks(ext="777"), Click), "it may be clicked again as soon as the phone is back"
+
+
+def test_it_is_rung_all_the_same_where_that_is_wanted() -> None:
+    clicks = Clicks(state=lambda extension: PhoneState.TALKS, not_rung={PhoneState.AWAY})  # noqa: ARG005  # of all
+    assert isinstance(clicks(), Click)
+
+
+def test_a_click_again_whose_phone_talks_because_of_it_shares_its_fate() -> None:
+    states = {"777": PhoneState.MAY_RING}
+    clicks = Clicks(state=states.__getitem__)
+    first = clicks()
+    assert isinstance(first, Click)
+    clicks.dialing.settle(first, Result(), 1.0)
+    states["777"] = PhoneState.TALKS
+    assert clicks(now=2.0) is first
+
+
+def test_no_more_calls_at_once_than_allowed() -> None:
+    in_progress = 2
+    clicks = Clicks(max_calls=2, in_progress=lambda: in_progress)
+    refusal = clicks()
+    assert isinstance(refusal, Refusal)
+    assert refusal.code is Code.TOO_MANY
+    assert refusal.retry_after_s > 0
+    assert "dialer.max_calls" in refusal.message
+    in_progress = 1
+    assert isinstance(clicks(), Click)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from crmbridge.calls.clicks import ClickCalls
+from crmbridge.calls.phone_states import PhoneStates
 from crmbridge.calls.tracker import Tracker
 from crmbridge.demo.traces import shipped
 from crmbridge.pbx import filters
@@ -17,7 +19,7 @@ from crmbridge.pbx.wire import FrameReader
 
 CONF = Path(__file__).parents[2] / "asterisk-conf"
 OF_APP = {"Cdr", "OriginateResponse"}
-WANTED = Tracker.EVENTS | OF_APP
+WANTED = Tracker.EVENTS | ClickCalls.EVENTS | PhoneStates.EVENTS | OF_APP
 PATTERN = filters.pattern(WANTED)
 
 

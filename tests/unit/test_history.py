@@ -258,6 +258,25 @@ def test_the_record_of_a_busy_outbound_leg_itself_is_no_incoming_call() -> None:
     assert HISTORY.rows([record("PJSIP/trunk-bezeq-2", "", src="0501234567", dst="0501234567")]) == []
 
 
+def test_a_click_through_a_local_over_a_trunk_that_nobody_has_called_in_by() -> None:
+    """As 16 and 22 record it, the Locals optimised away (tests/asterisk/test_clicks.py)."""
+    root, stem = "crm-1795466036.a244e6c880", "Local/101@originate-skipvm-00000000"
+    records = [
+        record(f"{stem};2", "PJSIP/101-1", uniqueid=f"{root};2", linkedid=root, src="s", dst="101", billsec_s=0),
+        record(
+            f"{stem};1", "PJSIP/new-2", uniqueid=root, linkedid=root, src="0723457000", dst="0501234567", billsec_s=0
+        ),
+        record("PJSIP/101-1", "PJSIP/new-2", uniqueid="1795466036.2", linkedid=root, src="101", dst="", billsec_s=1),
+    ]
+    history = History(
+        party=parties(Endpoints(extensions=r"1\d\d")),
+        is_extension=is_extension(Endpoints(extensions=r"1\d\d")),
+        number=NUMBERS.caller,
+        key=NUMBERS.same,
+    )
+    assert lines(history.rows(records)) == [("101", "0501234567", 1, False)]
+
+
 def test_an_outgoing_call_given_to_a_colleague() -> None:
     rows = HISTORY.rows(
         [

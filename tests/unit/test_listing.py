@@ -15,9 +15,9 @@ from crmbridge.pbx.listing import LISTS, OF_LISTS, List, Listing, Taken, refusal
 from crmbridge.pbx.wire import Frame
 
 AT = datetime(2026, 11, 23, 12, tzinfo=UTC)
-HINTS, DEVICES, BRIDGES, CHANNELS = LISTS
+HINTS, DEVICES, STATES, BRIDGES, CHANNELS = LISTS
 
-ALL = ["ExtensionStateList", "DBGetTree", "BridgeList", "CoreShowChannels"]
+ALL = ["ExtensionStateList", "DBGetTree", "DeviceStateList", "BridgeList", "CoreShowChannels"]
 
 
 def event(number: int) -> Frame:
@@ -152,7 +152,7 @@ def test_a_refused_list_holds_nothing_up() -> None:
     asked = listing.ask()
     fed(listing, [event(1)])
     refused = [{"Response": "Error", "Message": "Permission denied", "ActionID": str(one["ActionID"])} for one in asked]
-    assert [refusal(frame) for frame in refused] == [ALL[0], None, *ALL[2:]], "not every PBX has a DEVICE"
+    assert [refusal(frame) for frame in refused] == [ALL[0], None, None, *ALL[3:]], "not every PBX has these"
     assert fed(listing, refused) == ["1"]
 
 
@@ -185,7 +185,9 @@ def test_the_tracker_knows_each_list_that_it_needs() -> None:
 
 
 STEPS = st.lists(
-    st.sampled_from(["event", "ask", "reload", "loss", "hints", "devices", "bridges", "channels", "give up", "due"]),
+    st.sampled_from(
+        ["event", "ask", "reload", "loss", "hints", "devices", "states", "bridges", "channels", "give up", "due"]
+    ),
     max_size=60,
 )
 
@@ -213,7 +215,7 @@ def test_whatever_happens_each_event_goes_on_once_and_in_order(steps: list[str])
         elif step == "give up":
             given_on += told(listing.give_up())
         else:
-            one = dict(zip(["hints", "devices", "bridges", "channels"], LISTS, strict=True))[step]
+            one = dict(zip(["hints", "devices", "states", "bridges", "channels"], LISTS, strict=True))[step]
             if one.action in asked:
                 frames = answer([asked[one.action]], one)
         asked |= {str(action["Action"]): action for action in actions}

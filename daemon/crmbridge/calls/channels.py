@@ -18,7 +18,7 @@ _ZOMBIE = "<ZOMBIE>"
 # main/bridge.c); what follows the prefix is the name of the channel they stand in for.
 _CARRIERS = ("AsyncGoto/", "Surrogate/")
 
-_PHONE = re.compile(r"(?!Local/)[A-Za-z0-9]+/[^/&,@]+")
+PHONE = re.compile(r"(?!Local/)[A-Za-z0-9]+/[^/&,@]+")
 """A device in a hint that is a channel's endpoint; `Custom:…`, `park:…`, `Queue:…` have no slash there."""
 _MOST_TRUNKS = 10_000
 """Where chan_sip lets guests in, each address is an endpoint of its own: no memory without end for scanners."""
@@ -114,7 +114,7 @@ class Endpoints:
         if not self._extension.fullmatch(exten):
             return {}
         phones = [device.strip() for device in hint.partition(",")[0].split("&")]
-        return {phone: exten for phone in phones if _PHONE.fullmatch(phone)}
+        return {phone: exten for phone in phones if PHONE.fullmatch(phone)}
 
     def learn_hints(self, hints: Mapping[str, str]) -> None:
         """Add to what hints say, or correct it."""
@@ -134,7 +134,7 @@ class Endpoints:
         for key, user in entries.items():
             device, _, field = key.rpartition("/")
             dial = entries.get(f"{device}/dial", "")
-            if field == "user" and _PHONE.fullmatch(dial) and self._extension.fullmatch(user):
+            if field == "user" and PHONE.fullmatch(dial) and self._extension.fullmatch(user):
                 self._devices[dial] = user
 
     def is_trunk(self, name: ChannelName) -> bool:

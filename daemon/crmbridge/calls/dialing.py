@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from crmbridge.calls.dialable import Dialable, MalformedError, NotAllowedError
+from crmbridge.calls.phone_states import PhoneState
 
 
 class Code(StrEnum):
@@ -24,6 +25,8 @@ class Code(StrEnum):
     UNKNOWN_CLIENT = "unknown_client"
     EXTENSION = "extension_not_allowed"
     NUMBER = "number_not_allowed"
+    UNREACHABLE = "extension_unreachable"
+    BUSY = "extension_busy"
     TOO_MANY = "too_many"
     NOT_CONNECTED = "pbx_not_connected"
     REFUSED = "originate_failed"
@@ -41,6 +44,16 @@ class Refusal:
 
 UNKNOWN_CLIENT = Refusal(Code.UNKNOWN_CLIENT, "no client here has this ClientId")
 """The same for a client that is none and for one that somebody else's credentials are for."""
+
+
+_IN_VAIN = {
+    PhoneState.AWAY: Refusal(
+        Code.UNREACHABLE, "the extension's phone is not registered or does not answer the PBX (dialer.when_away)"
+    ),
+    PhoneState.TALKS: Refusal(Code.BUSY, "the extension talks on its phone (dialer.when_talking)"),
+}
+_LINE_FREE_S = 10.0
+"""When it is worth asking again whether one of many calls is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +97,25 @@ class Dialing:
         per_extension_per_minute: int,
         per_minute: int,
         duplicate_window_s: float,
+        max_calls: int = 30,
+        in_progress: Callable[[], int] = lambda: 0,
+        state: Callable[[str], PhoneState] = lambda extension: PhoneState.MAY_RING,  # noqa: ARG005  # of all
+        not_rung: Collection[PhoneState] = (PhoneState.AWAY, PhoneState.TALKS),
     ) -> None:
-        """`owns(client_id, extension)`: whether a click by this client may ring this extension."""
+        """`owns(client_id, extension)`: whether a click by this client may ring this extension.
+
+        `in_progress`: how many clicks are being placed or have a call that is not over, of which there may be
+        `max_calls`. `state`: that of an extension's phone; those in one of the states `not_rung` are not rung.
+        """
         self._dialable = dialable
         self._client_ids = frozenset(client_ids)
         self._owns = owns
         self._per_extension = per_extension_per_minute
         self._window_s = duplicate_window_s
+        self._max_calls = max_calls
+        self._in_progress = in_progress
+        self._state = state
+        self._not_rung = frozenset(not_rung)
         self._clicks: dict[tuple[str, str, str], Click] = {}
         self._buckets: dict[str, _Bucket] = {}
         self._all = _Bucket(per_minute)
@@ -129,6 +154,12 @@ class Dialing:
             self._clicks.pop(click.key, None)
 
     def _start(self, click: Click) -> Click | Refusal:
+        state = self._state(click.extension)
+        if state in self._not_rung:
+            return _IN_VAIN[state]
+        if self._in_progress() >= self._max_calls:
+            why = f"{self._max_calls} clicks have calls in progress already (dialer.max_calls)"
+            return Refusal(Code.TOO_MANY, why, _LINE_FREE_S)
         bucket = self._buckets.setdefault(click.extension, _Bucket(self._per_extension))
         wait_s = max(bucket.wait_s(click.at_s), self._all.wait_s(click.at_s))
         if wait_s > 0:

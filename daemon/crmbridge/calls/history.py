@@ -135,7 +135,7 @@ class History:
             a = Party(Side.TRUNK)
         if b.side is Side.UNKNOWN and one.dstchannel and self._is_extension(one.dst):
             b = Party(Side.EXTENSION, one.dst)
-        elif b.side is Side.UNKNOWN and one.dstchannel and a.side is Side.EXTENSION:
+        elif b.side is Side.UNKNOWN and one.dstchannel and (a.side is Side.EXTENSION or _is_originated(one, a)):
             b = Party(Side.TRUNK)  # what dials a number from a phone; trunks are learned from incoming calls only
         return _Row(one, a, b)
 
@@ -166,6 +166,11 @@ class History:
     def is_outside(self, dialed: str) -> bool:
         """Whether this was dialed to reach somebody outside."""
         return any(character.isdigit() for character in dialed) and not self._is_extension(dialed)
+
+
+def _is_originated(one: Cdr, a: Party) -> bool:
+    """Whether A is the Local that an Originate made: the root of its call."""
+    return a.side is Side.LOCAL and one.uniqueid == one.linkedid
 
 
 class _Call:

@@ -45,6 +45,8 @@ LISTS = (
     List("ExtensionStateList", "ExtensionStateListComplete", of_phones=True),
     # FreePBX's devices; Asterisk before 16.28 and 18.14 has no DBGetTree: there the hints do.
     List("DBGetTree", "DBGetTreeComplete", "DBGetTreeResponse", family="DEVICE", of_phones=True, optional=True),
+    # By res_manager_devicestate, which may not be loaded: then clicks are tried, whatever state the phone is in.
+    List("DeviceStateList", "DeviceStateListComplete", optional=True),
     List("BridgeList", "BridgeListComplete", "BridgeListItem"),
     List("CoreShowChannels", "CoreShowChannelsComplete", "CoreShowChannel"),
 )

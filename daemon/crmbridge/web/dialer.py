@@ -5,8 +5,9 @@
 `/dialer/sodialer.php:6560` is the same. The answer comes when the PBX has taken the order, not when somebody answers.
 
 Errors, besides those of every request: 400 `missing_parameter`, `malformed_parameter`; 403 `unknown_client`,
-`extension_not_allowed`, `number_not_allowed`; 429 `too_many` (with Retry-After); 502 `originate_failed`; 503
-`pbx_not_connected`; 504 `originate_unknown` (the PBX did not answer in time: the phone may ring).
+`extension_not_allowed`, `number_not_allowed`; 409 `extension_unreachable`, `extension_busy`; 429 `too_many` (with
+Retry-After); 502 `originate_failed`; 503 `pbx_not_connected`; 504 `originate_unknown` (the PBX did not answer in time:
+the phone may ring).
 
 What may be dialed is `calls.dialing`'s business, how a call is placed that of the function handed in.
 """
@@ -64,6 +65,8 @@ _STATUS = {
     Code.UNKNOWN_CLIENT: 403,
     Code.EXTENSION: 403,
     Code.NUMBER: 403,
+    Code.UNREACHABLE: 409,
+    Code.BUSY: 409,
     Code.TOO_MANY: 429,
     Code.REFUSED: 502,
     Code.NOT_CONNECTED: 503,

@@ -153,6 +153,10 @@ class Call:
         self._answers: dict[int, asyncio.Future[Message]] = {}
         self._changes = Changes()
 
+    def header(self, name: str) -> str:
+        """A header of the INVITE that came in, empty where it had none."""
+        return self._invite[name] if self.incoming and self._invite is not None else ""
+
     # What the person does
 
     async def hang_up(self) -> None:

@@ -12,6 +12,7 @@ REASONS = {
     183: "Session Progress",
     200: "OK",
     302: "Moved Temporarily",
+    404: "Not Found",
     480: "Temporarily Unavailable",
     481: "Call Does Not Exist",
     486: "Busy Here",
