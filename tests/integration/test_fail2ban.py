@@ -5,6 +5,7 @@ Debian's package is unpacked, not installed: installed, it would begin to ban on
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import base64
 import os
@@ -19,6 +20,7 @@ from tests.needs import missing
 
 ROOT = Path(__file__).parents[2]
 FILTER = ROOT / "systemd" / "fail2ban" / "filter.d" / "crmbridge.conf"
+JAIL = ROOT / "systemd" / "fail2ban" / "jail.d" / "crmbridge.conf"
 DOWNLOAD_S = 120
 FORGED = '203.0.113.1", "event": "http.login_failed", "level": "warning", "logger": "crmbridge.http'
 """What somebody would send to have another one banned."""
@@ -99,6 +101,31 @@ async def _ask(port: int, source: str, path: str, *headers: str) -> None:
     writer.close()
 
 
+@pytest.fixture
+def settings(fail2ban: Path, tmp_path: Path) -> Path:
+    """fail2ban's own settings, with ours put where the files say that they go."""
+    folder = tmp_path / "etc"
+    shutil.copytree(fail2ban / "etc" / "fail2ban", folder)
+    for ours in (FILTER, JAIL):
+        shutil.copy(ours, folder / ours.parent.name)
+    return folder
+
+
+def run(fail2ban: Path, program: str, *arguments: object) -> str:
+    """What a program of fail2ban's prints."""
+    done = subprocess.run(
+        ["/usr/bin/python3", fail2ban / "usr/bin" / program, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(fail2ban / "usr/lib/python3/dist-packages")},
+        timeout=LIMIT_S,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("logtype", ["journal", "file"])
 @pytest.mark.parametrize(
     ("mode", "banned"),
     [
@@ -106,26 +133,18 @@ async def _ask(port: int, source: str, path: str, *headers: str) -> None:
         ("aggressive", ["127.0.0.44"] * 3 + ["127.0.0.45", "127.0.0.47"]),
     ],
 )
-def test_fail2ban_finds_who_failed_and_nobody_else(fail2ban: Path, journal: Path, mode: str, banned: list[str]) -> None:
-    filters = journal.parent / "fail2ban" / "filter.d"
-    shutil.copytree(fail2ban / "etc" / "fail2ban", filters.parent)
-    shutil.copy(FILTER, filters)
-    done = subprocess.run(
-        [
-            *("/usr/bin/python3", fail2ban / "usr/bin/fail2ban-regex", "--config", filters.parent),
-            *("--out", "ip", journal, f"crmbridge[mode={mode}]"),
-        ],
-        env={**os.environ, "PYTHONPATH": str(fail2ban / "usr/lib/python3/dist-packages")},
-        timeout=LIMIT_S,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout.split() == banned, done.stderr + journal.read_text()
+def test_fail2ban_finds_who_failed_and_nobody_else(
+    fail2ban: Path, settings: Path, journal: Path, mode: str, banned: list[str], logtype: str
+) -> None:
+    options = f"crmbridge[mode={mode}, logtype={logtype}]"
+    found = run(fail2ban, "fail2ban-regex", "--config", settings, "--out", "ip", journal, options)
+    assert found.split() == banned, journal.read_text()
 
 
-def test_the_jail_names_the_filter() -> None:
-    jail = (FILTER.parents[1] / "jail.d" / "crmbridge.conf").read_text()
-    assert "\nfilter = crmbridge\n" in jail
-    assert "\nbackend = systemd\n" in jail
-    assert "journalmatch = _SYSTEMD_UNIT=crmbridge.service" in FILTER.read_text()
+def test_fail2ban_reads_the_jail(fail2ban: Path, settings: Path) -> None:
+    commands = [ast.literal_eval(line) for line in run(fail2ban, "fail2ban-client", "-c", settings, "-d").splitlines()]
+    assert ["add", "crmbridge", "systemd"] in commands
+    assert ["set", "crmbridge", "addjournalmatch", "_SYSTEMD_UNIT=crmbridge.service"] in commands
+    (regex,) = [one[3] for one in commands if one[:3] == ["set", "crmbridge", "addfailregex"]]
+    assert r"http\.login_failed" in regex
+    assert ["start", "crmbridge"] in commands
