@@ -312,6 +312,9 @@ class _Bridge:
             intake_waiting=intake.waiting,
             intake_lag_s=intake.lag_s,
             intake_dropped=intake.dropped,
+            clicks=self._clicks.in_progress,
+            click_codes=self._clicks.codes(),
+            click_outcomes=self._clicks.outcomes(),
         )
 
     def _troubles(self) -> list[str]:

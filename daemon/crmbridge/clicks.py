@@ -27,6 +27,8 @@ LOOK_EVERY_S = 10.0
 """How often we look for clicks of which nothing was seen for too long."""
 
 _ACCEPTED = "accepted"
+_CODES = tuple(code.value for code in Code)
+_NO_END = (Outcome.REFUSED, Outcome.REPEATED, Outcome.IN_PROGRESS)
 
 
 class Clicks:
@@ -38,8 +40,9 @@ class Clicks:
         self._waiting: list[tuple[Asked | News, asyncio.Future[None] | None]] = []
         self._wake = asyncio.Event()
         self._stopping = False
-        self._codes: Counter[str] = Counter()
-        self._outcomes: Counter[str] = Counter()
+        # From zero on, so that an increase can be told.
+        self._codes = Counter(dict.fromkeys((_ACCEPTED, Outcome.REPEATED.value, "missing_parameter", *_CODES), 0))
+        self._outcomes = Counter({outcome.value: 0 for outcome in Outcome if outcome not in _NO_END})
         self._minute = datetime.min.replace(tzinfo=UTC)
         self._others = self._not_stored = 0
 
@@ -49,7 +52,7 @@ class Clicks:
         return len(self._calls)
 
     def codes(self) -> Mapping[str, int]:
-        """How many clicks there were since the start, by the code of their answer; `accepted` without one."""
+        """How many clicks were answered since the start, by the code; `accepted` or `repeated` without one."""
         return dict(self._codes)
 
     def outcomes(self) -> Mapping[str, int]:
@@ -72,7 +75,6 @@ class Clicks:
 
     def accepted(self, asked: Asked) -> asyncio.Future[None]:
         """A click is about to be placed; it is in progress from now on. The future is done when it is on disk."""
-        self._codes[_ACCEPTED] += 1
         self._calls.begin(asked.click_id, asked.at)
         stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._write(asked, stored)
@@ -80,6 +82,7 @@ class Clicks:
 
     def settled(self, click_id: str, result: Result) -> None:
         """What the PBX said when it was asked."""
+        self._codes[result.code.value if result.code else _ACCEPTED] += 1
         if result.code is None:
             return
         outcome = Outcome.IN_PROGRESS if result.code is Code.UNKNOWN else Outcome.NOT_PLACED

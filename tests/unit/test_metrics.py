@@ -26,6 +26,9 @@ READINGS = Readings(
     intake_waiting=6,
     intake_lag_s=0.25,
     intake_dropped=8,
+    clicks=4,
+    click_codes={"accepted": 9, "too_many": 0},
+    click_outcomes={"answered": 5},
 )
 
 
@@ -54,6 +57,10 @@ def test_what_stands_now_is_read_with_each_answer() -> None:
     assert samples["crmbridge_requests_total"] == 10
     assert samples["crmbridge_intake_dropped_frames_total"] == 8
     assert samples["crmbridge_intake_lag_seconds"] == 0.25
+    assert samples["crmbridge_clicks_in_progress"] == 4
+    assert samples["crmbridge_clicks_totalcode=accepted"] == 9
+    assert samples["crmbridge_clicks_totalcode=too_many"] == 0
+    assert samples["crmbridge_click_ends_totaloutcome=answered"] == 5
     told(metrics)
     assert readings == []
 

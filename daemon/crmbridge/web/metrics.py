@@ -5,7 +5,7 @@ No caller's number and no extension is in it. It must not know where the reading
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import (
@@ -49,6 +49,9 @@ class Readings:
     intake_waiting: int
     intake_lag_s: float
     intake_dropped: int
+    clicks: int
+    click_codes: Mapping[str, int]
+    click_outcomes: Mapping[str, int]
 
 
 _GAUGES = {
@@ -63,12 +66,19 @@ _GAUGES = {
     "calls": ("calls", "Calls from outside that are in progress."),
     "channels": ("channels", "Channels of the PBX that are followed."),
     "intake_waiting": ("intake_waiting_frames", "The PBX's events that wait to be worked off."),
+    "clicks": ("clicks_in_progress", "Clicks that are being placed, or whose call is not over."),
     "intake_lag_s": ("intake_lag_seconds", "How long the oldest of these has waited."),
 }
 _COUNTERS = {
     "requests": ("requests", "Requests to the CRM: attempts to deliver a callback."),
     "failed_requests": ("requests_failed", "Of these, those without an answer that ends the matter."),
     "intake_dropped": ("intake_dropped_frames", "The PBX's events thrown away because too many waited."),
+}
+
+
+_COUNTERS_BY = {
+    "click_codes": ("clicks", "code", "Clicks that were answered, by the code of the answer."),
+    "click_outcomes": ("click_ends", "outcome", "Clicks that were placed and have come to an end, by how."),
 }
 
 
@@ -116,6 +126,11 @@ class Metrics(Collector):
             yield GaugeMetricFamily(f"crmbridge_{name}", about, value=float(getattr(readings, field)))
         for field, (name, about) in _COUNTERS.items():
             yield CounterMetricFamily(f"crmbridge_{name}", about, value=float(getattr(readings, field)))
+        for field, (name, label, about) in _COUNTERS_BY.items():
+            family = CounterMetricFamily(f"crmbridge_{name}", about, labels=[label])
+            for value, count in getattr(readings, field).items():
+                family.add_metric([value], float(count))
+            yield family
 
     def describe(self) -> list[Metric]:
         """Nothing is read when this is registered: the parts that are read are not there yet."""
