@@ -283,7 +283,11 @@ class _Bridge:
 
     def _status(self) -> str:
         stats = self._sender.stats()
-        troubles = {"CRM does not answer": stats.crm_down, "disk refuses the outbox": self._outbox.disk_refuses}
+        troubles = {
+            "CRM does not answer": stats.crm_down,
+            "disk refuses the outbox": self._outbox.disk_refuses,
+            "disk hangs": self._outbox.disk_hangs,
+        }
         return status(
             connected=self._ami.connected,
             calls=self._tracker.calls,
