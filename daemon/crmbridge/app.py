@@ -97,7 +97,7 @@ async def run(
     async with AsyncExitStack() as stack:
         outbox = await stack.enter_async_context(open_outbox(settings.store.state_dir / OUTBOX))
         calls_url = sqlite_url(settings.store.state_dir / CALL_LIST)
-        engine = await open_database(calls_url, [call_list.SCHEMA], recover=begin_anew)
+        engine = await open_database(calls_url, [call_list.SCHEMA], recover=begin_anew, later=True)
         stack.push_async_callback(engine.dispose)
         endpoints, numbers = build_endpoints(settings.pbx), build_numbers(settings.numbers)
         rows = build_history(endpoints, numbers).rows
@@ -174,11 +174,12 @@ class _Bridge:
 
     async def run(self, stop: asyncio.Event, listen: str | socket.socket, manager: ServiceManager | None) -> None:
         """Run until `stop`; what was started last ends first, so that what is under way reaches the outbox."""
-        recent = await self._outbox.listing(Which(since=datetime.now(UTC) - LONGEST_CALL), limit=MOST_RECALLED)
-        self._tracker.recall(one.delivery.event for one in recent if one.delivery.event.pbx == self._settings.pbx.name)
-        waiting = await self._outbox.waiting()
+        waiting = await self._recall()
         self._sender.submit(waiting)
-        await self._clicks.recall()
+        try:
+            await self._clicks.recall()
+        except StoreError as error:
+            log.error("bridge.clicks_unreadable", reason=str(error), effect="how earlier clicks ended is not recorded")
         async with asyncio.TaskGroup() as tasks:
             sender = tasks.create_task(self._sender.run(), name="sender")
             records = tasks.create_task(self._records.run(), name="records")
@@ -206,6 +207,20 @@ class _Bridge:
                 part.stop()
                 await task
         log.info("bridge.stopped")
+
+    async def _recall(self) -> list[Delivery]:
+        """Know what was told of calls that still go on; what waits to be sent comes back."""
+        try:
+            recent = await self._outbox.listing(Which(since=datetime.now(UTC) - LONGEST_CALL), limit=MOST_RECALLED)
+            waiting = await self._outbox.waiting()
+        except StoreError as error:
+            if not self._outbox.disk_refuses:
+                raise
+            effect = "calls that go on may be told twice; what waited is sent when the outbox can be read again"
+            log.error("bridge.outbox_unreadable", reason=str(error), effect=effect)
+            return []
+        self._tracker.recall(one.delivery.event for one in recent if one.delivery.event.pbx == self._settings.pbx.name)
+        return waiting
 
     async def _prune(self) -> None:
         """Now and then, forget callbacks and clicks that are older, or more, than are kept, in small steps."""

@@ -12,6 +12,7 @@ import tempfile
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from tests.integration import test_bridge
 from tests.integration.test_bridge import ANSWER, COMMAND, LIMIT_S, RING, Daemon, daemon, targets, trace, write
 from tests.integration.test_outbox import AT, ATTEMPT, ring, stored_again
 
-from crmbridge.calls.events import State
+from crmbridge.calls.events import Kind, State
 from crmbridge.demo.receiver import Receiver
 from crmbridge.demo.simulated_pbx import SimulatedPbx
 from crmbridge.store import journal
@@ -307,3 +308,35 @@ async def test_a_disk_that_hangs_in_the_kernel(tmp_path: Path, pbx: SimulatedPbx
         )
         (said,) = await bridge.logged("store.disk_hangs")
         assert said["waited_s"] == 1
+
+
+@pytest.mark.needs("mounts")
+@pytest.mark.parametrize("trouble", ["full", "read-only"])
+async def test_a_daemon_that_starts_on_a_disk_that_refuses_tells_and_takes_up_what_waited(
+    tmp_path: Path, pbx: SimulatedPbx, crm: Receiver, trouble: str
+) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    config = write(tmp_path, ami_port=pbx.port, url=await crm.start(), state=state)
+    async with open_outbox(tmp_path / "outbox.db") as outbox:
+        waits = ring("waits", "778", kind=Kind.ANSWER, at=datetime.now(UTC), pbx="pbx")
+        await outbox.add([waits])
+    mount = f"mount -t tmpfs -o size=1m,mode=0700 tmpfs {state}; cp {tmp_path}/outbox.db {state}"
+    fail, mend = {
+        "full": (f"(dd if=/dev/zero of={state}/fill bs=1k 2>/dev/null || true)", f"rm {state}/fill"),
+        "read-only": (f"mount -o remount,ro {state}", f"mount -o remount,rw {state}"),
+    }[trouble]
+    async with daemon(config, *in_a_namespace(f"{mount}; {fail}")) as bridge:
+        await bridge.logged("ami.connected")
+        await pbx.play(trace("01_did_to_ext_answered"), speed=10)
+        assert await targets(crm, 2) == [RING, ANSWER]
+        await bridge.logged("crm.confirmed", times=2)
+        await inside(bridge, mend)
+        await bridge.logged("store.disk_back")
+        await targets(crm, 3)
+        await bridge.logged("crm.confirmed", times=3)
+        await bridge.logged_one_of("cdr.not_stored")
+        listed = json.loads(await inside(bridge, f"{COMMAND} outbox list --json --config {config}"))
+    assert [one["state"] for one in listed] == ["confirmed"] * 3
+    assert "sExt=778" in crm.targets[2]
+    assert len(crm.targets) == 3

@@ -36,7 +36,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 
 from crmbridge.calls.clicks import Asked, News, Outcome, Side
-from crmbridge.store.engine import explain, open_sqlite, reading_apart
+from crmbridge.store.engine import explain, open_or_later, reading_apart
 from crmbridge.store.journal import Journal
 from crmbridge.store.recovery import begin_anew
 from crmbridge.store.schema import Schema, StoreError, Utc
@@ -110,8 +110,8 @@ async def open_clicks(path: Path, *, pbx: str, sole: bool = True) -> AsyncIterat
     look beside it do not.
     """
     recover = begin_anew if sole else None
-    engine = await asyncio.to_thread(open_sqlite, path, [SCHEMA], recover)
-    store = ClickStore(engine, Journal(engine, [SCHEMA], recover=recover), pbx)
+    engine, refusal = await asyncio.to_thread(open_or_later, path, [SCHEMA], recover, later=sole)
+    store = ClickStore(engine, Journal(engine, [SCHEMA], recover=recover, refusal=refusal), pbx)
     try:
         yield store
     finally:

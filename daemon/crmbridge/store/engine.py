@@ -8,6 +8,7 @@ know any tables; those come as `Schema`s.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
+import structlog
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -24,6 +26,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from crmbridge.store.schema import VERSIONS, Schema, StoreError, lacking, migrate
+
+log = structlog.get_logger("crmbridge.store")
 
 BUSY_TIMEOUT_MS = 5000
 """How long one writer waits for another: the daemon for `crmbridge outbox retry`, or the other way round."""
@@ -53,11 +57,17 @@ NEW = ".new"
 
 E = TypeVar("E", Engine, AsyncEngine)
 
+_DISK = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
+_DISK_ERRNO = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 _DAMAGE = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}
 
 
 class DamagedError(StoreError):
     """The file's content can't be read, or is not ours; the disk itself may be well."""
+
+
+class DiskError(StoreError):
+    """The disk is full, read-only or fails: the same will work when it is well again."""
 
 
 Recover = Callable[[Engine, Sequence[Schema], DamagedError], None]
@@ -70,21 +80,23 @@ def sqlite_url(path: Path) -> URL:
 
 
 async def open_database(
-    url: str | URL, schemas: Sequence[Schema], connections: int = 5, recover: Recover | None = None
+    url: str | URL,
+    schemas: Sequence[Schema],
+    connections: int = 5,
+    recover: Recover | None = None,
+    *,
+    later: bool = False,
 ) -> AsyncEngine:
     """Open a database and bring its tables up to date. The caller disposes of the engine.
 
     A missing SQLite file is made, and its folder. `recover` is asked when a SQLite file is found to be damaged; it is
-    not read through for that, as it may be large. Raises StoreError, with what to do about it.
+    not read through for that, as it may be large. `later`: a SQLite file whose disk refuses is opened as it is, loudly.
+    Raises StoreError, with what to do about it.
     """
     address = _parsed(url)
     sqlite = address.get_backend_name() == "sqlite"
-    if sqlite:
-        if address.database in {None, "", ":memory:"}:
-            raise StoreError("store.url names no file: write sqlite+aiosqlite:////var/lib/crmbridge/calls.db")
-        make_file(Path(str(address.database)))
-        if recover is not None:
-            await asyncio.to_thread(_recovered, Path(str(address.database)), schemas, recover)
+    if sqlite and address.database in {None, "", ":memory:"}:
+        raise StoreError("store.url names no file: write sqlite+aiosqlite:////var/lib/crmbridge/calls.db")
     options = {"pool_size": connections, "max_overflow": 0}
     if not sqlite:
         # An idle connection may have been cut by the server (wait_timeout) or by a firewall.
@@ -93,13 +105,29 @@ async def open_database(
     if sqlite:
         _prepare_sqlite(engine.sync_engine)
     try:
-        with _named(_shown(engine.url)):
-            async with engine.begin() as connection:
-                await connection.run_sync(migrate, schemas, datetime.now(UTC))
+        await _bring_up_async(engine, schemas, recover)
+    except DiskError as error:
+        if not later:
+            await engine.dispose()
+            raise
+        log.error(
+            "store.disk_refuses", file=_shown(engine.url), reason=str(error), effect="it is tried again and again"
+        )
     except BaseException:
         await engine.dispose()
         raise
     return engine
+
+
+async def _bring_up_async(engine: AsyncEngine, schemas: Sequence[Schema], recover: Recover | None) -> None:
+    where = _shown(engine.url)
+    if engine.dialect.name == "sqlite":
+        make_file(Path(where))
+        if recover is not None:
+            await asyncio.to_thread(_recovered, Path(where), schemas, recover)
+    with _named(where):
+        async with engine.begin() as connection:
+            await connection.run_sync(migrate, schemas, datetime.now(UTC))
 
 
 def open_sqlite(
@@ -109,9 +137,7 @@ def open_sqlite(
 
     `look_through`: read all of it, for damage that would show only later.
     """
-    make_file(path)
-    engine = create_engine(sqlite_url(path).set(drivername="sqlite"), pool_size=1, max_overflow=0)
-    _prepare_sqlite(engine)
+    engine = _sqlite_engine(path)
     try:
         bring_up(engine, schemas, recover, look_through=look_through)
     except BaseException:
@@ -120,8 +146,27 @@ def open_sqlite(
     return engine
 
 
+def open_or_later(
+    path: Path, schemas: Sequence[Schema], recover: Recover | None, *, look_through: bool = False, later: bool = True
+) -> tuple[Engine, DiskError | None]:
+    """The same; where the disk refuses, an engine to `bring_up` later, and why. Not `later`: raises DiskError, too."""
+    try:
+        return open_sqlite(path, schemas, recover, look_through=look_through), None
+    except DiskError as error:
+        if not later:
+            raise
+        return _sqlite_engine(path), error
+
+
+def _sqlite_engine(path: Path) -> Engine:
+    engine = create_engine(sqlite_url(path).set(drivername="sqlite"), pool_size=1, max_overflow=0)
+    _prepare_sqlite(engine)
+    return engine
+
+
 def bring_up(engine: Engine, schemas: Sequence[Schema], recover: Recover | None, *, look_through: bool) -> None:
     """Bring a SQLite file's tables up to date; where it is damaged, recover. Raises StoreError, of it DamagedError."""
+    make_file(Path(_shown(engine.url)))
     try:
         _refuse_what_is_not_ours(engine)
         apply(engine, schemas)
@@ -197,7 +242,7 @@ def _named(where: str) -> Iterator[None]:
     except StoreError as error:
         raise StoreError(f"{where} {error}") from None
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-        kind = DamagedError if damage(error) else StoreError
+        kind = DamagedError if damage(error) else DiskError if _code(error) in _DISK else StoreError
         raise kind(f"{where} {explain(error)}") from error
 
 
@@ -253,6 +298,8 @@ def make_file(path: Path) -> None:
             new.rename(path)  # killed before it could be put in the place of a damaged one
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
+        if error.errno in _DISK_ERRNO:
+            raise DiskError(f"{path} cannot be written ({error.strerror})") from error
         raise StoreError(
             f"{path} cannot be written ({error.strerror}): "
             "check that its folder exists and belongs to the user that crmbridge runs as (store.state_dir, store.url)"

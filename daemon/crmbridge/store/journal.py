@@ -69,11 +69,12 @@ class Journal:
         retry_s: float = DISK_RETRY_S,
         patience_s: float = PATIENCE_S,
         recover: Recover | None = None,
+        refusal: StoreError | None = None,
     ) -> None:
         """`engine` is the journal's from now on: it is disposed of while the disk refuses, and at the end.
 
         After the disk was gone, `schemas` are applied again: it may be a new file. `recover` begins anew where the file
-        is damaged; without it, an administrator must.
+        is damaged; without it, an administrator must. `refusal`: why the disk refuses from the beginning.
         """
         self._engine = engine
         self._schemas = schemas
@@ -90,6 +91,9 @@ class Journal:
         self._hangs_since: float | None = None
         self._late = 0
         self._lost = 0
+        if refusal is not None:
+            self._break(refusal)
+            self._work_on()
 
     @property
     def broken(self) -> bool:

@@ -6,23 +6,33 @@ service. The lock ends with the process, however it ends.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from crmbridge.store.engine import DiskError, make_file
 from crmbridge.store.schema import StoreError
 
 
 @contextmanager
 def sole_use(path: Path) -> Iterator[None]:
-    """Hold the lock that goes with this file. Raises StoreError when another process holds it."""
+    """Hold the lock that goes with this file. Raises StoreError when another process holds it.
+
+    On a disk that is full or read-only, a lock file that is not there yet is done without.
+    """
+    with suppress(DiskError):
+        make_file(path)
     lock = path.with_name(path.name + ".lock")
     try:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = _opened(lock)
     except OSError as error:
         raise StoreError(f"{lock} cannot be written ({error.strerror}): check its owner and mode") from error
+    if descriptor is None:
+        yield
+        return
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -38,3 +48,12 @@ def sole_use(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _opened(lock: Path) -> int | None:
+    try:
+        return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}:
+            raise
+        return os.open(lock, os.O_RDONLY | os.O_CLOEXEC) if lock.exists() else None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -25,7 +26,7 @@ from sqlalchemy.exc import DBAPIError
 
 from crmbridge.calls.events import Attempt, CallEvent, Delivery, State
 from crmbridge.store import outbox_sql as sql
-from crmbridge.store.engine import explain, make_file, open_sqlite, reading_apart
+from crmbridge.store.engine import explain, open_or_later, reading_apart
 from crmbridge.store.journal import DISK_RETRY_S, PATIENCE_S, Journal
 from crmbridge.store.lock import sole_use
 from crmbridge.store.outbox_sql import Key, Listed, Which
@@ -34,6 +35,9 @@ from crmbridge.store.recovery import begin_anew
 from crmbridge.store.schema import StoreError
 
 log = structlog.get_logger("crmbridge.outbox")
+
+FIRST_SECOND = 1_767_225_600
+"""2026-01-01. A callback's id where the last one can't be read: the seconds since then; nobody has one a second."""
 
 PRUNE_STEP, SHRINK_STEP = 500, 500
 """Callbacks, and pages of 4 kB, that are deleted in one transaction: some 20 ms."""
@@ -57,15 +61,17 @@ async def open_outbox(
     """Open the outbox in this file, made if it is missing. Raises StoreError, with what to do about it.
 
     The daemon opens it for `sole` use, and sets it aside where it is damaged; commands that look, retry and drop beside
-    it do not.
+    it do not. A disk that refuses is no reason not to start the daemon, either.
     """
     async with AsyncExitStack() as stack:
         if sole:
-            make_file(path)
             stack.enter_context(sole_use(path))
         recover = begin_anew if sole else None
-        engine = await asyncio.to_thread(open_sqlite, path, [SCHEMA], recover, look_through=sole)
-        outbox = Outbox(engine, Journal(engine, [SCHEMA], retry_s=disk_retry_s, patience_s=patience_s, recover=recover))
+        engine, refusal = await asyncio.to_thread(open_or_later, path, [SCHEMA], recover, look_through=sole, later=sole)
+        journal = Journal(
+            engine, [SCHEMA], retry_s=disk_retry_s, patience_s=patience_s, recover=recover, refusal=refusal
+        )
+        outbox = Outbox(engine, journal)
         stack.push_async_callback(outbox.close)
         await outbox.start()
         yield outbox
@@ -88,8 +94,14 @@ class Outbox:
 
     async def start(self) -> None:
         """Look where ids and interventions stand."""
-        self._next_id = 1 + await self._read(sql.last_id)
-        self._interventions = await self._read(sql.last_intervention)
+        try:
+            self._next_id = 1 + await self._read(sql.last_id)
+            self._interventions = await self._read(sql.last_intervention)
+        except StoreError:
+            if not self._journal.broken:
+                raise
+            # Above all that the file may hold; and when it can be read, all that waits in it is news.
+            self._next_id, self._interventions = int(time.time()) - FIRST_SECOND, -1
 
     async def close(self) -> None:
         """Write what is still to be written."""
