@@ -41,17 +41,26 @@ def _unpack(folder: Path) -> None:
     fresh = folder.with_name(f"fail2ban-{os.getpid()}")
     fresh.mkdir(parents=True)
     try:
-        subprocess.run(
-            ["apt-get", "-qq", "download", "fail2ban"], cwd=fresh, check=True, timeout=DOWNLOAD_S, capture_output=True
-        )
-        (package,) = fresh.glob("fail2ban_*.deb")
-        subprocess.run(["dpkg-deb", "-x", package, fresh], check=True, timeout=DOWNLOAD_S)
-        fresh.rename(folder)
-    except (subprocess.SubprocessError, OSError, ValueError) as error:
-        if not (folder / "usr/bin/fail2ban-regex").exists():  # another run may have been quicker
+        if not _apt_get("download", "fail2ban", cwd=fresh) and os.geteuid() == 0:
+            _apt_get("update", cwd=fresh)  # what is known of the archive may be missing, or too old
+            _apt_get("download", "fail2ban", cwd=fresh)
+        packages = list(fresh.glob("fail2ban_*.deb"))
+        for package in packages:
+            subprocess.run(["dpkg-deb", "-x", package, fresh], check=True, timeout=DOWNLOAD_S)
+        if packages and not folder.exists():  # another run may have been quicker
+            fresh.rename(folder)
+    except (subprocess.SubprocessError, OSError) as error:
+        if not (folder / "usr/bin/fail2ban-regex").exists():
             missing(f"fail2ban can't be had from Debian's archive: {error}")
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+    if not (folder / "usr/bin/fail2ban-regex").exists():
+        missing("fail2ban can't be had from Debian's archive")
+
+
+def _apt_get(*arguments: str, cwd: Path) -> bool:
+    command = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=60", *arguments]
+    return subprocess.run(command, cwd=cwd, timeout=DOWNLOAD_S, capture_output=True, check=False).returncode == 0
 
 
 @pytest.fixture
