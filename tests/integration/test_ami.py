@@ -186,6 +186,22 @@ async def test_a_refused_login_is_tried_again_and_said_once_and_so_is_that_it_wa
     assert [line["refused_before"] for line in logs if line["event"] == "ami.login_accepted"] == [3]
 
 
+async def test_what_is_tried_every_few_seconds_is_complained_of_once() -> None:
+    async def cuts(_actions: Actions, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+
+    async def hold(actions: Actions, writer: asyncio.StreamWriter) -> None:
+        await logged_in(actions, writer)
+        async for _ in actions:
+            pass
+
+    with structlog.testing.capture_logs() as logs:
+        async with asterisk(cuts, cuts, cuts, hold) as port, session(port, Events()) as ami, asyncio.timeout(LIMIT_S):
+            await ami.ready()
+    tries = [line["log_level"] for line in logs if line["event"] == "ami.unreachable"]
+    assert tries == ["warning", "debug", "debug"]
+
+
 async def test_while_a_login_is_refused_the_session_says_why() -> None:
     refused = asyncio.Event()
 

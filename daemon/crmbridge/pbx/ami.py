@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -53,6 +53,9 @@ _PHONES_CHANGED = frozenset({"UserDeviceAdded", "UserDeviceRemoved"})
 agi-bin/user_login_out.agi); Asterisk itself says nothing."""
 
 log = structlog.get_logger("crmbridge.ami")
+
+REMIND_S = 300.0
+"""How often it is logged that Asterisk is still not there, for the same reason."""
 
 
 LATE_S = 120.0
@@ -103,6 +106,7 @@ class Ami:
         """When the session began, on the loop's clock; None when the last attempt came to no session."""
         self.refused = 0
         """Logins in a row that were refused."""
+        self._complained_at = 0.0
         self._booted = asyncio.Event()
         self._ready = asyncio.Event()
         self._listing = Listing(apart)
@@ -133,7 +137,7 @@ class Ami:
             refused = await self._once()
             held_s = asyncio.get_running_loop().time() - self._since if self._since else 0.0
             pause = pauses.after(held_s=held_s, refused=refused)
-            log.info("ami.retry", in_s=round(pause, 1))
+            log.debug("ami.retry", in_s=round(pause, 1))
             self._alive(pause + LATE_S)
             await asyncio.sleep(pause)
 
@@ -151,9 +155,19 @@ class Ami:
             self._log_refusal(error)
             return True
         except PASSING as error:
-            self.trouble = explain(error)
-            log.warning("ami.unreachable", **where, error=self.trouble)
+            self._log_unreachable(explain(error), where)
         return False
+
+    def _log_unreachable(self, trouble: str, where: Mapping[str, object]) -> None:
+        """A new reason at once; the same one, which comes every few seconds while Asterisk is down, now and then."""
+        now = asyncio.get_running_loop().time()
+        again = trouble == self.trouble and now - self._complained_at < REMIND_S
+        self.trouble = trouble
+        if again:
+            log.debug("ami.unreachable", **where, error=trouble)
+        else:
+            self._complained_at = now
+            log.warning("ami.unreachable", **where, error=trouble, hint="it is tried again every few seconds")
 
     def _log_refusal(self, error: LoginRefusedError) -> None:
         self.refused += 1

@@ -29,10 +29,11 @@ class Timing:
     list_most_s: float = 60.0
     """How long they may take in all."""
     first_pause_s: float = 0.5
-    longest_pause_s: float = 30.0
+    longest_pause_s: float = 5.0
     stable_s: float = 60.0
     """Reconnecting: pauses double from the first to the longest, and begin anew only after a session that held this
-    long, so that a PBX that ends every session at once is not hammered."""
+    long, so that a PBX that ends every session at once is not hammered. A popup is worth something for seconds: longer
+    pauses would cost those of every call in them, and one connection in some seconds costs nobody anything."""
     refused_pause_s: float = 900.0
     """After a refused login; at least this."""
 
