@@ -56,6 +56,11 @@ def _asterisk() -> str | None:
     return _namespaces() or _programs("mmdebstrap", "ip", "nsenter", "unshare", "setpriv")
 
 
+def _systemd() -> str | None:
+    """Whether a host with a systemd of its own can be booted."""
+    return _namespaces() or _programs("systemd-nspawn", "mmdebstrap", "ip", "nsenter", "setpriv", "unshare")
+
+
 def _loop() -> str | None:
     """Whether a file can be mounted as an ext4 disk that can be told to fail."""
     if reason := _mounts() or _programs("mkfs.ext4", "losetup", "findmnt", "fsfreeze"):
@@ -79,5 +84,7 @@ _NEEDS: dict[str, Callable[[], str | None]] = {
     "openssl": lambda: _programs("openssl"),
     "namespaces": lambda: _namespaces() or _programs("ip", "nsenter", "setpriv"),
     "php": lambda: _programs("php"),
+    "shellcheck": lambda: _programs("shellcheck"),
     "sipp": lambda: _programs("sipp"),
+    "systemd": _systemd,
 }

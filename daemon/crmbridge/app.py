@@ -461,4 +461,4 @@ def local_timezone() -> tzinfo:
     """This machine's time zone, with its changes of the clock."""
     with suppress(OSError, ValueError), Path("/etc/localtime").open("rb") as file:
         return ZoneInfo.from_file(file, key="localtime")
-    return ZoneInfo("UTC")
+    return UTC  # not by its name: a host without /etc/localtime may have no time zones at all

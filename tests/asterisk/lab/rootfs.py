@@ -63,6 +63,10 @@ RECIPES = {
 }
 """By major version of Asterisk."""
 
+HOST = "host"
+_ALL = {**RECIPES, HOST: Recipe("bookworm", ("systemd", "systemd-sysv", "dbus", "python3", "python3-venv"))}
+"""With a host that boots, on which the bridge is installed; without an Asterisk."""
+
 
 def cache_folder() -> Path:
     """Where built things are kept."""
@@ -74,7 +78,7 @@ def cache_folder() -> Path:
 @contextmanager
 def root_filesystem(version: str) -> Iterator[Path]:
     """The root filesystem of a version, built if need be; nobody removes it while it is in use. Raises BuildError."""
-    recipe = RECIPES[version]
+    recipe = _ALL[version]
     stamp = hashlib.sha256(repr((astuple(recipe), _COMMON)).encode()).hexdigest()[:12]
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
@@ -106,7 +110,9 @@ def _build(recipe: Recipe, root: Path) -> None:
         try:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S)
         except (OSError, subprocess.SubprocessError) as error:
-            raise BuildError(f"Debian {recipe.suite} with Asterisk can't be built: {_last_words(error)}") from error
+            raise BuildError(
+                f"Debian {recipe.suite} with {recipe.packages[0]} can't be built: {_last_words(error)}"
+            ) from error
         target.rename(root)
 
 
