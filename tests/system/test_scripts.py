@@ -11,6 +11,6 @@ from tests.system.host import ROOT
 @pytest.mark.needs("shellcheck")
 @pytest.mark.parametrize("script", ["install.sh", "crmbridge-wrapper"])
 def test_shellcheck_finds_nothing(script: str) -> None:
-    command = ["shellcheck", ROOT / "systemd" / script]
+    command = ["shellcheck", str(ROOT / "systemd" / script)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert done.stdout + done.stderr == ""

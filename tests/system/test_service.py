@@ -109,10 +109,11 @@ async def test_from_the_first_installation_to_the_removal(
         assert "Fatal Python error: Aborted" in journal
 
     with subtests.test("a stop finishes what is in flight, and nothing is told twice"):
+        before_call = len(crm.targets)  # `crmbridge check` has asked the CRM for nothing
         answer = asyncio.Event()
         crm.default = Reply(hold=answer)
         await pbx.play(call(), speed=10)
-        await crm.wait_for(1)
+        await crm.wait_for(before_call + 1)
         stop = asyncio.create_task(host.do("systemctl stop crmbridge"))
         await host.until("journalctl --unit=crmbridge --output=cat --no-pager | grep -F bridge.stopping")
         answer.set()
@@ -120,9 +121,9 @@ async def test_from_the_first_installation_to_the_removal(
         assert await host.shown("Result", "ExecMainStatus") == {"Result": "success", "ExecMainStatus": "0"}
         crm.default = Reply()
         await host.do("systemctl start crmbridge")
-        await crm.wait_for(2)
+        await crm.wait_for(before_call + 2)
         await host.until(STATUS.format("AMI connected, 0 calls, 0 waiting"))
-        assert [each["operation"] for each in crm.received] == ["incomingCall", "incomingCallAnswered"]
+        assert [one["operation"] for one in crm.received[before_call:]] == ["incomingCall", "incomingCallAnswered"]
 
     with subtests.test("files of Asterisk's group can be read, once the service is in it"):
         await host.do("groupadd asterisk; install -m 0640 -g asterisk /dev/null /srv/recording.wav")
@@ -160,7 +161,7 @@ async def test_from_the_first_installation_to_the_removal(
         exposure = re.search(r"exposure level for crmbridge.service: ([\d.]+)", judged)
         assert exposure
         assert float(exposure[1]) <= MOST_EXPOSED
-        assert await host.do("systemd-analyze verify crmbridge.service 2>&1 | grep -v 'Unknown key name' || true") == ""
+        assert await host.do("systemd-analyze verify crmbridge.service 2>&1 | grep -v 'Unknown key' || true") == ""
 
     with subtests.test("removed, it leaves its settings and its state; purged, nothing"):
         await host.do(f"rm -r $(dirname {DROP_IN}); {install} --uninstall")
