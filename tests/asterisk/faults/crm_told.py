@@ -62,7 +62,12 @@ class Told:
 
     @property
     def broken(self) -> list[str]:
-        found = [*self.report.broken, *self._outbox_mistakes(), *left_behind(self.lines, self.case.expected_events)]
+        found = [
+            *self.report.broken,
+            *self._outbox_mistakes(),
+            *self._asked_again(),
+            *left_behind(self.lines, self.case.expected_events),
+        ]
         if not any(self.case.says in line for line in self.lines):
             found.append(f"the log never says {self.case.says!r}")
         if self.stop_s > LONGEST_STOP_S:
@@ -117,6 +122,14 @@ class Told:
             f"{one.operation} of {one.number} sent {one.at - seen:.1f} s after it was seen, too old to be of use"
             for one in self.requests
             if one.at - (seen := self._seen().get((one.number, one.operation), one.at)) > self._life(one.operation) + 1
+        ]
+
+    def _asked_again(self) -> list[str]:
+        """What the CRM refused and was sent again."""
+        asked = Counter((one.number, one.operation) for one in self.requests)
+        refused = {(one.number, one.operation) for one in self.requests if self.case.refused and not one.accepted}
+        return [
+            f"{fact[1]} of {fact[0]} was refused, and sent {asked[fact]} times" for fact in refused if asked[fact] > 1
         ]
 
     def _life(self, operation: str) -> float:
