@@ -81,8 +81,10 @@ def test_what_went_on_only_while_the_bridge_saw_nothing_need_not_be_told() -> No
     assert judge([short], SIGHT, []).must == 0
 
 
-def test_what_the_way_between_held_back_is_not_late() -> None:
-    slow = Sight([(0.0, 20.0)], handed=[(0.5, 0.5), (1.0, 9.0), (2.0, 9.5)])
+@pytest.mark.parametrize("handed", [[(0.5, 0.5), (1.0, 9.0), (2.0, 9.5)], [(0.99, 0.99), (1.01, 9.0), (2.01, 9.5)]])
+def test_what_the_way_between_held_back_is_not_late(handed: list[tuple[float, float]]) -> None:
+    """Be it that it was held back just after something else was let through."""
+    slow = Sight([(0.0, 20.0)], handed=handed)
     report = judge([CALL], slow, [told(RING, "a", 9.1), told(ANSWER, "b", 9.6)])
     assert report.right, str(report)
     assert max(report.delays) < 0.2

@@ -24,6 +24,8 @@ RING, ANSWER = "incomingCall", "incomingCallAnswered"
 SETTLE_S = 0.5
 """From a login until the list of channels is worked off, and before an end until a fact is on disk: within this either
 is right."""
+SAME_S = 0.25
+"""Two sessions that are told the same thing have read it within this, on a busy machine, too."""
 IN_FLIGHT_S = 1.0
 """A request that came so shortly before a kill may not have been recorded as confirmed."""
 LATE_S = 5.0
@@ -80,8 +82,10 @@ class Sight:
         return None
 
     def _given(self, at: float) -> float:
-        index = bisect_left(self.handed, (at - SETTLE_S / 10,))
-        return max(at, self.handed[index][1]) if index < len(self.handed) else at
+        """When the bridge was given what Asterisk said then; two sessions don't read it at the very same instant."""
+        first = bisect_left(self.handed, (at - SAME_S,))
+        last = bisect_left(self.handed, (at + SAME_S,))
+        return max([at, *(given for _, given in self.handed[first:last])])
 
 
 @dataclass
