@@ -70,7 +70,7 @@ class Running:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         pbx = SimulatedPbx(username="crmbridge", secret="s3cret")
         await pbx.start()
-        often = "[dialer]\nper_extension_per_minute = 100000\nper_minute = 100000"
+        often = "[dialer]\nper_extension_per_minute = 100000\nper_minute = 100000\nmax_calls = 100000"
         file = write(self._folder, ami_port=pbx.port, url="http://127.0.0.1:1/", more=often)
         running = asyncio.create_task(app.run(config.load(file), self._stop, http=self._socket))
         await asyncio.wait([running, asyncio.create_task(pbx.logged_in())], return_when=asyncio.FIRST_COMPLETED)

@@ -45,7 +45,12 @@ async def running_site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterato
     pbx = SimulatedPbx(username="crmbridge", secret="s3cret", click=trace("18a_c2c_pjsip"))
     await pbx.start()
     async with Receiver() as crm:
-        often = "[dialer]\nduplicate_window_s = 0.001\nper_extension_per_minute = 1000"
+        often = """[dialer]
+        duplicate_window_s = 0.001
+        per_extension_per_minute = 1000
+        max_calls = 1000
+        when_talking = "ring"
+        """
         config = await configure(tmp_path_factory.mktemp("curl"), pbx, crm, often)
         config.write_text(config.read_text().replace("[http]", "[http]\ncredentials_as_parameters = true"))
         async with daemon(config) as running:

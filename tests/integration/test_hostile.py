@@ -40,6 +40,7 @@ extensions = '7\\d\\d'
 [dialer]
 per_extension_per_minute = 100000
 per_minute = 100000
+max_calls = 100000
 duplicate_window_s = 600
 [[crm.clients]]
 client_id = 11
