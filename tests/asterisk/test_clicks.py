@@ -215,10 +215,10 @@ async def test_no_phone_is_rung_in_vain(pbx: Pbx, crm: Receiver, tmp_path: Path)
     number = numbers()
     async with desk(pbx, tmp_path, OFFICE, {**QUICK, "CRMBRIDGE_DIALER__MAX_CALLS": "1"}) as lab:
         agent = lab.phones["777"]
-        assert await lab.click("783", next(number)) == (409, "extension_unreachable")
         talking = agent.dial("0529999999")
         await talking.until_answered()
         await lab.knows("PJSIP/777", "INUSE")
+        assert await lab.click("783", next(number)) == (409, "extension_unreachable")
         assert await lab.click("777", next(number)) == (409, "extension_busy")
         assert len(agent.calls) == 1
         await talking.hang_up()
@@ -255,14 +255,14 @@ def hint(pbx: Pbx, exten: str, devices: str) -> Iterator[None]:
 async def test_the_phones_of_a_hint_and_not_its_sum(pbx: Pbx, crm: Receiver, tmp_path: Path) -> None:
     """FreePBX's hints name a lamp for do-not-disturb, which is free: so is the hint, though the phone is away."""
     number = numbers("058")
+    pbx.cli("devstate change Custom:DND109 NOT_INUSE")  # before the hint, which then needs no time to follow
     with hint(pbx, "109", "PJSIP/783&Custom:DND109"):
-        pbx.cli("devstate change Custom:DND109 NOT_INUSE")
         assert "State:Idle" in next(line for line in pbx.cli("core show hints").splitlines() if "109@" in line)
         async with desk(pbx, tmp_path, FREEPBX, {**QUICK, **AS_ON_FREEPBX}) as lab:
-            assert await lab.click("109", next(number)) == (409, "extension_unreachable")
             talking = lab.phones["106"].dial("0589999999")
             await talking.until_answered()
             await lab.knows("PJSIP/106", "INUSE")
+            assert await lab.click("109", next(number)) == (409, "extension_unreachable")
             assert await lab.click("106", next(number)) == (409, "extension_busy")
             await talking.hang_up()
             await lab.knows("PJSIP/106", "NOT_INUSE")

@@ -201,6 +201,8 @@ async def test_a_click_dials_once_and_tells_the_crm_nothing_and_both_calls_are_l
         assert "Application" not in originate
         (stored,) = await bridge.logged("cdr.stored")
         assert stored["linkedid"] == originate["ChannelId"]
+        (ended,) = await bridge.logged("click.ended")
+        assert (ended["click"], ended["outcome"]) == (originate["ChannelId"], "answered")
         await pbx.play(trace("01_did_to_ext_answered"), speed=10)
         assert await targets(crm, 2) == [RING, ANSWER]
         await bridge.logged("cdr.stored", times=2)

@@ -206,6 +206,18 @@ async def test_hostile_values_are_harmless(tmp_path: Path) -> None:
     assert one.asked.reason == r"\ud800"
 
 
+async def test_a_damaged_file_is_set_aside_and_begun_anew(tmp_path: Path) -> None:
+    (tmp_path / "clicks.db").write_bytes(b"no database at all" * 1000)
+    async with store(tmp_path) as opened:
+        await opened.write([CLICK])
+        assert [one.asked for one in await opened.listing()] == [CLICK]
+    assert len(set_aside(tmp_path)) == 1
+
+
+def set_aside(folder: Path) -> list[Path]:
+    return list(folder.glob("clicks.db.damaged-*"))
+
+
 # The command
 
 

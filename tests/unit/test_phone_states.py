@@ -18,6 +18,9 @@ def hint(exten: str, hint: str, status: str, **more: str) -> dict[str, str]:
     return {"Event": "ExtensionStatus", "Exten": exten, "Context": "c", "Hint": hint, "Status": status, **more}
 
 
+CHANGE = device("PJSIP/another", "INUSE")
+
+
 def complete(what: str, items: int, action_id: str = "1") -> dict[str, str]:
     return {"Event": f"{what}Complete", "ActionID": action_id, "ListItems": str(items)}
 
@@ -104,6 +107,7 @@ def test_lists_replace_what_was_known() -> None:
         complete("DeviceStateList", 1),
         hint("780", "", "4", ActionID="1"),
         complete("ExtensionStateList", 1),
+        CHANGE,
     )
     assert known.of("777", "PJSIP/777") is known.of("778", None) is MAY_RING
     assert known.of("779", "PJSIP/779") is known.of("780", None) is AWAY
@@ -123,7 +127,10 @@ def test_half_a_list_is_taken_and_drops_nothing() -> None:
 def test_a_round_without_a_list_forgets() -> None:
     """Asterisk came back without the module that lists device states, or with other hints."""
     known = phones(
-        device("PJSIP/777", "UNAVAILABLE"), hint("778", "", "4"), {"Event": "CoreShowChannelsComplete", "ActionID": "1"}
+        device("PJSIP/777", "UNAVAILABLE"),
+        hint("778", "", "4"),
+        {"Event": "CoreShowChannelsComplete", "ActionID": "1"},
+        CHANGE,
     )
     assert known.of("777", "PJSIP/777") is known.of("778", None) is MAY_RING
 
@@ -133,8 +140,25 @@ def test_a_round_with_its_lists_forgets_nothing() -> None:
         device("PJSIP/777", "UNAVAILABLE", ActionID="1"),
         complete("DeviceStateList", 1),
         {"Event": "CoreShowChannelsComplete", "ActionID": "2"},
+        CHANGE,
     )
     assert known.of("777", "PJSIP/777") is AWAY
+
+
+def test_states_of_a_list_without_changes_after_it_are_not_believed() -> None:
+    """An event filter may keep changes away: a phone that talked at the login would be busy for ever."""
+    listed = (
+        device("PJSIP/777", "INUSE", ActionID="1"),
+        complete("DeviceStateList", 1),
+        {"Event": "CoreShowChannelsComplete", "ActionID": "2"},
+    )
+    known = phones(*listed)
+    assert known.of("777", "PJSIP/777") is MAY_RING
+    known.handle(CHANGE)
+    assert known.of("777", "PJSIP/777") is TALKS
+    for event in listed:
+        known.handle(event)
+    assert known.of("777", "PJSIP/777") is MAY_RING, "another session, another filter perhaps"
 
 
 def test_what_is_no_phone_takes_no_memory() -> None:

@@ -5,7 +5,8 @@ Two things say so. Asterisk's device states (DeviceStateList, DeviceStateChange)
 known. Devices come first: a hint is the sum of all that it names, and one with a `Custom:` device that is free, as
 FreePBX's for do-not-disturb, is free though all phones are away (tests/asterisk/test_clicks.py).
 
-Only what is certain counts: an extension of which nothing is known may be rung.
+Only what is certain counts: an extension of which nothing is known may be rung. Listed device states are certain once
+one change was heard since: they do come through the manager user's event filter then.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ class PhoneStates:
 
     def __init__(self) -> None:
         self._devices: dict[str, str] = {}
+        self._changes_come = False
+        """Whether changes of devices are told at all: an event filter of before may keep them from us, and then the
+        states of the list would be believed for ever."""
         self._hints: dict[str, tuple[str, str]] = {}
         """By extension: its hint, and its state."""
         self._device_list = Listing("Device")
@@ -61,7 +65,8 @@ class PhoneStates:
         """What a click has to expect that rings this device; None: whatever the extension's hint names."""
         hint, state = self._hints.get(extension, ("", UNKNOWN))
         devices = [device] if device else [one.strip() for one in hint.partition(",")[0].split("&")]
-        known = [self._devices.get(one, UNKNOWN) for one in devices if PHONE.fullmatch(one)]
+        states = self._devices if self._changes_come else {}
+        known = [states.get(one, UNKNOWN) for one in devices if PHONE.fullmatch(one)]
         if not known or UNKNOWN in known:
             known = [state]
         if any(one in TALKS for one in known):
@@ -72,6 +77,7 @@ class PhoneStates:
         if "ActionID" in event:
             self._device_list.add(event)
         else:
+            self._changes_come = True
             self._take_device(event)
 
     def _take_device(self, event: Headers) -> None:
@@ -109,7 +115,7 @@ class PhoneStates:
             self._devices = {}
         if "hints" not in self._listed:
             self._hints = {}
-        self._listed = set()
+        self._listed, self._changes_come = set(), False
 
     def _take_all(self, items: Iterable[Headers], take: Callable[[Headers], None]) -> None:
         for item in items:
