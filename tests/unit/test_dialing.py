@@ -184,6 +184,14 @@ def test_a_short_code_that_costs_money_is_no_extension() -> None:
         rules.dialed("3200")
 
 
+@pytest.mark.parametrize("number", ["0", "00", "012", "00441"])
+def test_what_begins_with_0_is_the_way_out_and_no_extension(number: str) -> None:
+    rules = Dialable.from_settings(region="IL", extensions=r"\d{1,5}")
+    with pytest.raises(NotAllowedError):
+        rules.dialed(number)
+    assert Dialable.from_settings(region="IL", extensions=r"\d{1,5}", allow=[number]).dialed(number) == number
+
+
 @pytest.mark.parametrize(
     "extension",
     [

@@ -145,7 +145,12 @@ class Dialable:
             self._check_foreign(number)
 
     def _check_short(self, plain: str) -> None:
-        """An extension may look like a short code that costs money, and would reach it where there's no such phone."""
+        """An extension may look like a short code, and would reach it where there's no such phone."""
+        if plain.startswith("0"):
+            # The way out: a trunk or a carrier's prefix, and an outbound route may take it for one.
+            raise NotAllowedError(
+                "short numbers that begin with 0 are not dialed unless dialer.allow_numbers lets them"
+            )
         short = PhoneNumber(national_number=int(plain), country_code=phonenumbers.country_code_for_region(self.region))
         if phonenumbers.expected_cost_for_region(short, self.region) == ShortNumberCost.PREMIUM_RATE:
             raise NotAllowedError("this is a premium-rate short number")
