@@ -152,8 +152,11 @@ def _control_groups() -> Iterator[list[str]]:
     mounted = [Path("/sys/fs/cgroup", kind) for kind in ("systemd", "unified", "")]
     name = f"crmbridge-{secrets.token_hex(4)}"
     folders = [folder / name for folder in mounted if (folder / "cgroup.procs").exists()]
-    for folder in folders:
-        folder.mkdir()
+    try:
+        for folder in folders:
+            folder.mkdir()
+    except OSError as error:
+        raise BuildError(f"no control groups for a host with systemd: {error}") from error
     try:
         yield [
             "sh",
