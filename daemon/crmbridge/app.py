@@ -18,7 +18,7 @@ import structlog
 from crmbridge import __version__
 from crmbridge.calls import cdr
 from crmbridge.calls.channels import LOCAL, PHONE, Endpoints
-from crmbridge.calls.clicks import ClickCalls
+from crmbridge.calls.click_calls import ClickCalls
 from crmbridge.calls.clients import Client, Clients
 from crmbridge.calls.debatable import Debatable
 from crmbridge.calls.dialable import Dialable

@@ -15,7 +15,8 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from crmbridge.calls.clicks import Asked, ClickCalls, News, Outcome
+from crmbridge.calls.click_calls import ClickCalls
+from crmbridge.calls.clicks import Asked, News, Outcome
 from crmbridge.calls.dialing import Code, Result
 from crmbridge.store.clicks import ClickStore
 

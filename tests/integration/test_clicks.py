@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from crmbridge.calls.clicks import Asked, ClickCalls, News, Outcome, Side
+from crmbridge.calls.click_calls import ClickCalls
+from crmbridge.calls.clicks import Asked, News, Outcome, Side
 from crmbridge.calls.dialing import Code, Result
 from crmbridge.clicks import MOST_OTHERS_PER_MINUTE, Clicks
 from crmbridge.store import clicks as click_store

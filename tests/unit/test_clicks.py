@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from crmbridge.calls.clicks import NOT_SEEN, ClickCalls, News, Outcome, Side
+from crmbridge.calls.click_calls import NOT_SEEN, ClickCalls
+from crmbridge.calls.clicks import News, Outcome, Side
 from crmbridge.demo.traces import shipped
 from crmbridge.pbx.wire import FrameReader
 

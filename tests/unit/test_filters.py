@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from crmbridge.calls.clicks import ClickCalls
+from crmbridge.calls.click_calls import ClickCalls
 from crmbridge.calls.phone_states import PhoneStates
 from crmbridge.calls.tracker import Tracker
 from crmbridge.demo.traces import shipped
