@@ -1,7 +1,7 @@
 """The connection between bridge and Asterisk is cut, frozen and slowed to a trickle while calls come in.
 
 Several bridges, each with a relay, a CRM and a fate of its own, watch one Asterisk: after a connection that did not
-hold for a minute a bridge waits up to half a minute before its next, and so more faults fit into the same time.
+hold for a minute a bridge waits some seconds before its next, and so more faults fit into the same time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from crmbridge.demo.receiver import Receiver
 
 LONGEST_RUN_S = 1800
 LISTED_WITHIN_S = 90
-"""A bridge waits up to half a minute before it connects anew, and the first try may fall into the last fault."""
+"""A bridge waits some seconds before it connects anew, and the first try may fall into the last fault."""
 AT_ONCE = 0.15
 """One fault in four comes within so many seconds of the connection: into the login, or into the list of channels."""
 CALM_S = 4.0
