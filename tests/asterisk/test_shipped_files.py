@@ -101,6 +101,8 @@ async def test_the_user_hears_what_is_needed_and_is_spared_the_rest(pbx: Pbx) ->
         for name in ("did_answered", "queue_local_members", "attended_by_refer", "click_to_call"):
             await perform(pbx, SCENARIOS[name])
         pbx.cli("module reload app_queue.so")
+        # It says that it did so after the command has come back.
+        await everything.until(lambda frame: frame.get("Event") == "Reload")
         await everything.action("UserEvent", UserEvent="UserDeviceAdded", Data="105,9105")
         for ami in (everything, ours):
             await ami.until(lambda frame: frame.get("Event") == "UserEvent")
