@@ -1,50 +1,36 @@
-"""The composition root: builds the parts from the settings and joins them. Nothing else knows all of them."""
+"""The composition root: joins the parts, many of them made by `build`. Nothing else knows all of them."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 import time
-from collections.abc import Callable, Collection
-from contextlib import AsyncExitStack, nullcontext, suppress
-from datetime import UTC, datetime, timedelta, tzinfo
+from collections.abc import Callable
+from contextlib import AsyncExitStack, nullcontext
+from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import structlog
 
-from crmbridge import __version__
+from crmbridge import __version__, build
 from crmbridge.calls import cdr
-from crmbridge.calls.channels import LOCAL, PHONE, Endpoints
+from crmbridge.calls.channels import PHONE, Endpoints
 from crmbridge.calls.click_calls import ClickCalls
-from crmbridge.calls.clients import Client, Clients
-from crmbridge.calls.debatable import Debatable
 from crmbridge.calls.dialable import Dialable
 from crmbridge.calls.dialing import Code, Dialing, Result
 from crmbridge.calls.events import Delivery, State
-from crmbridge.calls.history import History, is_extension, parties
 from crmbridge.calls.numbers import Numbers
 from crmbridge.calls.phone_states import PhoneState, PhoneStates
 from crmbridge.calls.tracker import Tracker
 from crmbridge.clicks import Clicks
 from crmbridge.config import (
-    ClientSettings,
-    CrmSettings,
-    DialerSettings,
-    HttpSettings,
-    NumberSettings,
-    PbxSettings,
     Settings,
-    TellSettings,
 )
-from crmbridge.crm.sender import Sender
-from crmbridge.crm.sender import Settings as SenderSettings
 from crmbridge.intake import Frame, Intake
 from crmbridge.liveness import Pulses, status
 from crmbridge.pbx import actions
-from crmbridge.pbx.ami import ActionTimeoutError, Address, Ami, ConnectionLostError, NotConnectedError
+from crmbridge.pbx.ami import ActionTimeoutError, ConnectionLostError, NotConnectedError
 from crmbridge.records import Records
 from crmbridge.store import call_list
 from crmbridge.store.call_list import CallList
@@ -55,8 +41,7 @@ from crmbridge.store.outbox_sql import Which
 from crmbridge.store.recovery import begin_anew
 from crmbridge.store.schema import StoreError
 from crmbridge.systemd import ServiceManager
-from crmbridge.web import tls
-from crmbridge.web.access import Access, Account
+from crmbridge.web.access import Access
 from crmbridge.web.call_list import CallListing
 from crmbridge.web.dialer import Dialer
 from crmbridge.web.metrics import Metrics, Readings
@@ -71,7 +56,6 @@ OUTBOX, CALL_LIST, CLICKS = "outbox.db", "calls.db", "clicks.db"
 
 PRUNE_EVERY_S = 60.0
 LONGEST_CALL = timedelta(hours=12)
-CERTIFICATE_ENDS_SOON = timedelta(days=14)
 UNSEEN_CLICK_S = 60.0
 """A click of which nothing was seen for so long after its phone's time was up has come to nothing."""
 MOST_RECALLED = 20_000
@@ -99,8 +83,8 @@ async def run(
         calls_url = sqlite_url(settings.store.state_dir / CALL_LIST)
         engine = await open_database(calls_url, [call_list.SCHEMA], recover=begin_anew, later=True)
         stack.push_async_callback(engine.dispose)
-        endpoints, numbers = build_endpoints(settings.pbx), build_numbers(settings.numbers)
-        rows = build_history(endpoints, numbers).rows
+        endpoints, numbers = build.endpoints(settings.pbx), build.numbers(settings.numbers)
+        rows = build.history(endpoints, numbers).rows
         path = settings.store.state_dir / CLICKS
         clicks = await stack.enter_async_context(open_clicks(path, pbx=settings.pbx.name))
         bridge = _Bridge(settings, outbox, CallList(engine, rows), clicks, endpoints, numbers)
@@ -126,13 +110,13 @@ class _Bridge:
         self._outbox = outbox
         self._calls = calls
         self._numbers = numbers
-        self._clients = build_clients(settings.crm)
-        self._tls = build_tls(settings.http)
-        self._channels = channels_of_named_phones(settings)
-        self._timezone = ZoneInfo(settings.cdr.timezone) if settings.cdr.timezone else local_timezone()
+        self._clients = build.clients(settings.crm)
+        self._tls = build.certificate(settings.http)
+        self._channels = build.channels_of_named_phones(settings)
+        self._timezone = ZoneInfo(settings.cdr.timezone) if settings.cdr.timezone else build.local_timezone()
         self._pulses = Pulses(time.monotonic)
         self._metrics = Metrics(self._readings)
-        self._sender = build_sender(settings.crm, outbox, self._pulses.of("sender"), self._count)
+        self._sender = build.sender(settings.crm, outbox, self._pulses.of("sender"), self._count)
         self._records = Records(
             read=partial(cdr.from_event, pbx=settings.pbx.name, timezone=self._timezone), store=calls.add_cdr
         )
@@ -140,7 +124,7 @@ class _Bridge:
             "Cdr": self._records.take,
             "OriginateResponse": self._take_for_clicks,
         }
-        self._tracker = build_tracker(settings.pbx, settings.tell, endpoints, self._clients, numbers)
+        self._tracker = build.tracker(settings.pbx, settings.tell, endpoints, self._clients, numbers)
         self._intake = Intake(
             tracker=self._tracker,
             store=outbox.add,
@@ -151,7 +135,7 @@ class _Bridge:
             alive=self._pulses.of("intake"),
         )
         wanted = Tracker.EVENTS | ClickCalls.EVENTS | PhoneStates.EVENTS | others.keys()
-        self._ami = build_ami(
+        self._ami = build.ami(
             settings, wanted=wanted, on_frame=self._intake.take, apart=others.keys(), alive=self._pulses.of("ami")
         )
 
@@ -256,10 +240,10 @@ class _Bridge:
             max_calls=dialer.max_calls,
             in_progress=lambda: self._clicks.in_progress,
             state=self._state,
-            not_rung=not_rung(dialer),
+            not_rung=build.not_rung(dialer),
         )
         access = Access(
-            build_accounts(http, self._settings.crm, self._clients),
+            build.accounts(http, self._settings.crm, self._clients),
             trusted_proxies=http.trusted_proxies,
             credentials_as_parameters=http.credentials_as_parameters,
         )
@@ -344,121 +328,3 @@ class _Bridge:
             "the disk hangs; callbacks go on from memory": self._outbox.disk_hangs,
         }
         return [trouble for trouble, there in troubles.items() if there]
-
-
-def not_rung(dialer: DialerSettings) -> set[PhoneState]:
-    """The states of phones for which a click is refused."""
-    states = {PhoneState.TALKS: dialer.when_talking, PhoneState.AWAY: dialer.when_away}
-    return {state for state, what in states.items() if what == "refuse"}
-
-
-def build_endpoints(pbx: PbxSettings) -> Endpoints:
-    """What is what on this PBX."""
-    return Endpoints(
-        extensions=pbx.extensions, trunks=pbx.trunks, endpoints=pbx.endpoints, inbound_contexts=pbx.inbound_contexts
-    )
-
-
-def channels_of_named_phones(settings: Settings) -> dict[str, str]:
-    """How the phones are rung that are not named after their extension; a Local channel finds them by itself."""
-    if settings.dialer.channel.startswith(f"{LOCAL}/"):
-        return {}
-    return {extension: endpoint for endpoint, extension in settings.pbx.endpoints.items()}
-
-
-def build_clients(crm: CrmSettings) -> Clients:
-    """Whose call is whose."""
-
-    def client(one: ClientSettings) -> Client:
-        return Client(one.client_id, frozenset(one.dids), frozenset(one.extensions), frozenset(one.trunks))
-
-    return Clients(crm.client_id, map(client, crm.clients))
-
-
-def build_accounts(http: HttpSettings, crm: CrmSettings, clients: Clients) -> list[Account]:
-    """Who may ask for which client: the common credentials for all those that have neither their own nor addresses."""
-    apart = [one for one in crm.clients if one.stands_apart]
-    others = clients.ids - {one.client_id for one in apart} if apart else None
-    accounts = [Account(http.username, http.password.get_secret_value(), http.allow, others)]
-    for one in apart:
-        username, password = one.username or http.username, one.password or http.password
-        allow = http.allow if one.allow is None else one.allow
-        accounts.append(Account(username, password.get_secret_value(), allow, frozenset({one.client_id})))
-    return accounts
-
-
-def build_tls(http: HttpSettings) -> ssl.SSLContext | None:
-    """What our endpoint shows, if it does TLS itself. Raises TlsError."""
-    if http.tls_cert is None or http.tls_key is None:
-        return None
-    certificate = tls.load(http.tls_cert, http.tls_key)
-    left = certificate.until - datetime.now(UTC)
-    tell = log.warning if left < CERTIFICATE_ENDS_SOON else log.info
-    tell("http.certificate", names=list(certificate.names), until=certificate.until.isoformat(), days_left=left.days)
-    return certificate.context
-
-
-def build_numbers(numbers: NumberSettings) -> Numbers:
-    """How numbers are written."""
-    return Numbers(region=numbers.region, form=numbers.format, anonymous=numbers.anonymous)
-
-
-def build_tracker(
-    pbx: PbxSettings, tell: TellSettings, endpoints: Endpoints, clients: Clients, numbers: Numbers
-) -> Tracker:
-    """Follows the calls of one PBX."""
-    mobiles = {numbers.caller(number): extension for number, extension in tell.mobiles.items()}
-    debatable = Debatable(tell.ring_again, tell.consult_ring, tell.handed_over, tell.conference, mobiles)
-    return Tracker(pbx=pbx.name, endpoints=endpoints, clients=clients, caller=numbers.caller, debatable=debatable)
-
-
-def build_history(endpoints: Endpoints, numbers: Numbers) -> History:
-    """Reads the call records of one PBX."""
-    return History(
-        party=parties(endpoints), is_extension=is_extension(endpoints), number=numbers.caller, key=numbers.same
-    )
-
-
-def build_sender(
-    crm: CrmSettings,
-    outbox: Outbox,
-    alive: Callable[[float], None] = lambda within_s: None,  # noqa: ARG005
-    on_outcome: Callable[[Delivery, State, float], None] | None = None,
-) -> Sender:
-    """Sends to the CRM."""
-    settings = SenderSettings(
-        url=str(crm.url),
-        concurrency=crm.concurrency,
-        timeout_s=crm.timeout_s,
-        ring_expires_s=crm.ring_expires_s,
-        answer_expires_s=crm.answer_expires_s,
-    )
-    return Sender(settings, outbox, on_outcome=on_outcome, alive=alive)
-
-
-def build_ami(
-    settings: Settings,
-    *,
-    wanted: Collection[str],
-    on_frame: Callable[[Frame, datetime], None],
-    apart: Collection[str] = (),
-    alive: Callable[[float], None] = lambda within_s: None,  # noqa: ARG005
-) -> Ami:
-    """The session with the PBX."""
-    ami = settings.ami
-    return Ami(
-        address=Address(ami.host, ami.port, tls=ami.tls, ca_file=ami.ca_file),
-        username=ami.username,
-        secret=ami.secret.get_secret_value(),
-        wanted=wanted,
-        on_frame=on_frame,
-        apart=apart,
-        alive=alive,
-    )
-
-
-def local_timezone() -> tzinfo:
-    """This machine's time zone, with its changes of the clock."""
-    with suppress(OSError, ValueError), Path("/etc/localtime").open("rb") as file:
-        return ZoneInfo.from_file(file, key="localtime")
-    return UTC  # not by its name: a host without /etc/localtime may have no time zones at all

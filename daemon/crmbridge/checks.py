@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import aiohttp
 
-from crmbridge import app
+from crmbridge import app, build
 from crmbridge.config import Settings
 from crmbridge.pbx.ami import PASSING, LoginRefusedError, explain
 from crmbridge.store.outbox import open_outbox
@@ -66,7 +66,7 @@ def _folder(settings: Settings) -> Link:
 
 
 async def _ami(settings: Settings) -> AsyncIterator[Link]:
-    ami = app.build_ami(settings, wanted=(), on_frame=lambda frame, at: None)  # noqa: ARG005  # nothing is wanted
+    ami = build.ami(settings, wanted=(), on_frame=lambda frame, at: None)  # noqa: ARG005  # nothing is wanted
     where = f"{settings.ami.host}:{settings.ami.port}"
     try:
         probe = await ami.probe()
@@ -138,7 +138,7 @@ def _tls(settings: Settings) -> list[Link]:
         return [Link("TLS", ok=False, found=str(error))]
     left = found.until - datetime.now(UTC)
     text = f"certificate for {', '.join(found.names) or 'no name'} until {found.until:%Y-%m-%d}, {left.days} days left"
-    return [Link("TLS", ok=left > app.CERTIFICATE_ENDS_SOON and bool(found.names), found=text)]
+    return [Link("TLS", ok=left > build.CERTIFICATE_ENDS_SOON and bool(found.names), found=text)]
 
 
 def _answers(info: tuple[int, int, int, str, tuple[object, ...]]) -> bool:

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from rich.markup import escape
 from rich.table import Table
 
-from crmbridge import __version__, app, checks, config, log, terminal
+from crmbridge import __version__, app, build, checks, config, log, terminal
 from crmbridge.calls.clients import Clients
 from crmbridge.calls.events import CallEvent
 from crmbridge.calls.tracker import Tracker
@@ -142,10 +142,10 @@ def _tracker(config_file: Path | None) -> Tracker:
     """The tracker of these settings; without any, of the defaults and the questionnaire's client."""
     settings = terminal.load(config_file) if config_file else None
     pbx = settings.pbx if settings else PbxSettings()
-    clients = app.build_clients(settings.crm) if settings else Clients(_EXAMPLE_CLIENT)
+    clients = build.clients(settings.crm) if settings else Clients(_EXAMPLE_CLIENT)
     numbers = settings.numbers if settings else NumberSettings()
     tell = settings.tell if settings else TellSettings()
-    return app.build_tracker(pbx, tell, app.build_endpoints(pbx), clients, app.build_numbers(numbers))
+    return build.tracker(pbx, tell, build.endpoints(pbx), clients, build.numbers(numbers))
 
 
 def _as_callback(event: CallEvent) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from crmbridge import app, config
+from crmbridge import app, build, config
 from crmbridge.calls.clicks import Outcome
 from crmbridge.calls.events import Delivery, State
 from crmbridge.config import Settings
@@ -186,8 +186,8 @@ def calls(
 
 
 async def _calls_with(settings: Settings, number: str, limit: int) -> list[dict[str, object]]:
-    numbers = app.build_numbers(settings.numbers)
-    rows = app.build_history(app.build_endpoints(settings.pbx), numbers).rows
+    numbers = build.numbers(settings.numbers)
+    rows = build.history(build.endpoints(settings.pbx), numbers).rows
     engine = await open_database(sqlite_url(_existing(settings, app.CALL_LIST)), [call_list.SCHEMA])
     try:
         page = await CallList(engine, rows).by_number(numbers.same(number), limit=limit)

@@ -16,8 +16,7 @@ import pytest
 from structlog.testing import capture_logs
 from tests.integration.test_bridge import COMMAND, write
 
-from crmbridge import config
-from crmbridge.app import build_tls
+from crmbridge import build, config
 from crmbridge.config import ConfigError
 from crmbridge.web import connection, tls
 from crmbridge.web.access import Access, Account
@@ -129,7 +128,7 @@ def test_systemd_hands_the_pair_over(pems: Path, tmp_path: Path, monkeypatch: py
     for name in ("CREDENTIALS_DIRECTORY", "STATE_DIRECTORY"):
         monkeypatch.delenv(name, raising=False)
     file = write(tmp_path, ami_port=1, url="http://127.0.0.1:1/")
-    assert build_tls(config.load(file).http) is None
+    assert build.certificate(config.load(file).http) is None
     folder = tmp_path / "credentials"
     folder.mkdir()
     (folder / "http.tls_cert").write_bytes((pems / "good.crt").read_bytes())
@@ -138,7 +137,7 @@ def test_systemd_hands_the_pair_over(pems: Path, tmp_path: Path, monkeypatch: py
         config.load(file)
     (folder / "http.tls_key").write_bytes((pems / "good.key").read_bytes())
     with capture_logs() as logs:
-        assert build_tls(config.load(file).http) is not None
+        assert build.certificate(config.load(file).http) is not None
     assert [(line["event"], line["log_level"]) for line in logs] == [("http.certificate", "warning")], "two days left"
 
 

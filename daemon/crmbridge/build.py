@@ -1,0 +1,157 @@
+"""Parts made from the settings, for whoever joins them: the daemon (`app`), the commands, the checks, the demo."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta, tzinfo
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import structlog
+
+from crmbridge.calls.channels import LOCAL, Endpoints
+from crmbridge.calls.clients import Client, Clients
+from crmbridge.calls.debatable import Debatable
+from crmbridge.calls.events import Delivery, State
+from crmbridge.calls.history import History, is_extension, parties
+from crmbridge.calls.numbers import Numbers
+from crmbridge.calls.phone_states import PhoneState
+from crmbridge.calls.tracker import Tracker
+from crmbridge.config import (
+    ClientSettings,
+    CrmSettings,
+    DialerSettings,
+    HttpSettings,
+    NumberSettings,
+    PbxSettings,
+    Settings,
+    TellSettings,
+)
+from crmbridge.crm.sender import Outbox, Sender
+from crmbridge.crm.sender import Settings as SenderSettings
+from crmbridge.pbx.ami import Address, Ami
+from crmbridge.pbx.wire import Frame
+from crmbridge.web import tls
+from crmbridge.web.access import Account
+
+log = structlog.get_logger("crmbridge.http")
+
+CERTIFICATE_ENDS_SOON = timedelta(days=14)
+
+
+def not_rung(dialer: DialerSettings) -> set[PhoneState]:
+    """The states of phones for which a click is refused."""
+    states = {PhoneState.TALKS: dialer.when_talking, PhoneState.AWAY: dialer.when_away}
+    return {state for state, what in states.items() if what == "refuse"}
+
+
+def endpoints(pbx: PbxSettings) -> Endpoints:
+    """What is what on this PBX."""
+    return Endpoints(
+        extensions=pbx.extensions, trunks=pbx.trunks, endpoints=pbx.endpoints, inbound_contexts=pbx.inbound_contexts
+    )
+
+
+def channels_of_named_phones(settings: Settings) -> dict[str, str]:
+    """How the phones are rung that are not named after their extension; a Local channel finds them by itself."""
+    if settings.dialer.channel.startswith(f"{LOCAL}/"):
+        return {}
+    return {extension: endpoint for endpoint, extension in settings.pbx.endpoints.items()}
+
+
+def clients(crm: CrmSettings) -> Clients:
+    """Whose call is whose."""
+
+    def client(one: ClientSettings) -> Client:
+        return Client(one.client_id, frozenset(one.dids), frozenset(one.extensions), frozenset(one.trunks))
+
+    return Clients(crm.client_id, map(client, crm.clients))
+
+
+def accounts(http: HttpSettings, crm: CrmSettings, clients: Clients) -> list[Account]:
+    """Who may ask for which client: the common credentials for all those that have neither their own nor addresses."""
+    apart = [one for one in crm.clients if one.stands_apart]
+    others = clients.ids - {one.client_id for one in apart} if apart else None
+    accounts = [Account(http.username, http.password.get_secret_value(), http.allow, others)]
+    for one in apart:
+        username, password = one.username or http.username, one.password or http.password
+        allow = http.allow if one.allow is None else one.allow
+        accounts.append(Account(username, password.get_secret_value(), allow, frozenset({one.client_id})))
+    return accounts
+
+
+def certificate(http: HttpSettings) -> ssl.SSLContext | None:
+    """What our endpoint shows, if it does TLS itself. Raises TlsError."""
+    if http.tls_cert is None or http.tls_key is None:
+        return None
+    certificate = tls.load(http.tls_cert, http.tls_key)
+    left = certificate.until - datetime.now(UTC)
+    tell = log.warning if left < CERTIFICATE_ENDS_SOON else log.info
+    tell("http.certificate", names=list(certificate.names), until=certificate.until.isoformat(), days_left=left.days)
+    return certificate.context
+
+
+def numbers(numbers: NumberSettings) -> Numbers:
+    """How numbers are written."""
+    return Numbers(region=numbers.region, form=numbers.format, anonymous=numbers.anonymous)
+
+
+def tracker(pbx: PbxSettings, tell: TellSettings, endpoints: Endpoints, clients: Clients, numbers: Numbers) -> Tracker:
+    """Follows the calls of one PBX."""
+    mobiles = {numbers.caller(number): extension for number, extension in tell.mobiles.items()}
+    debatable = Debatable(tell.ring_again, tell.consult_ring, tell.handed_over, tell.conference, mobiles)
+    return Tracker(pbx=pbx.name, endpoints=endpoints, clients=clients, caller=numbers.caller, debatable=debatable)
+
+
+def history(endpoints: Endpoints, numbers: Numbers) -> History:
+    """Reads the call records of one PBX."""
+    return History(
+        party=parties(endpoints), is_extension=is_extension(endpoints), number=numbers.caller, key=numbers.same
+    )
+
+
+def sender(
+    crm: CrmSettings,
+    outbox: Outbox,
+    alive: Callable[[float], None] = lambda within_s: None,  # noqa: ARG005
+    on_outcome: Callable[[Delivery, State, float], None] | None = None,
+) -> Sender:
+    """Sends to the CRM."""
+    settings = SenderSettings(
+        url=str(crm.url),
+        concurrency=crm.concurrency,
+        timeout_s=crm.timeout_s,
+        ring_expires_s=crm.ring_expires_s,
+        answer_expires_s=crm.answer_expires_s,
+    )
+    return Sender(settings, outbox, on_outcome=on_outcome, alive=alive)
+
+
+def ami(
+    settings: Settings,
+    *,
+    wanted: Collection[str],
+    on_frame: Callable[[Frame, datetime], None],
+    apart: Collection[str] = (),
+    alive: Callable[[float], None] = lambda within_s: None,  # noqa: ARG005
+) -> Ami:
+    """The session with the PBX."""
+    ami = settings.ami
+    return Ami(
+        address=Address(ami.host, ami.port, tls=ami.tls, ca_file=ami.ca_file),
+        username=ami.username,
+        secret=ami.secret.get_secret_value(),
+        wanted=wanted,
+        on_frame=on_frame,
+        apart=apart,
+        alive=alive,
+    )
+
+
+def local_timezone() -> tzinfo:
+    """This machine's time zone, with its changes of the clock."""
+    with suppress(OSError, ValueError), Path("/etc/localtime").open("rb") as file:
+        return ZoneInfo.from_file(file, key="localtime")
+    return UTC  # not by its name: a host without /etc/localtime may have no time zones at all
