@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,8 @@ async def test_asterisk_ends_and_another_one_is_started(root: tuple[str, Path], 
                 there = await stack.enter_async_context(scene(network, tmp_path))
                 await there.rings()
                 await there.told(RING)
-                first.cli("core stop now")
+                with suppress(subprocess.CalledProcessError):  # who says so in there may be ended with it
+                    first.cli("core stop now")
                 await there.bridge.logged("ami.lost")
             await there.bridge.logged("ami.unreachable")
             with lab_pbx.running(version, path, network):
