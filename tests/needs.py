@@ -18,6 +18,9 @@ import pytest
 TIERS = ("unit", "integration", "asterisk", "system")
 """The folders of tests, cheapest first; that is the order in which they run."""
 
+LIVE = ("asterisk", "system")
+"""Those that wait for timers of other programs: a test that fails there is tried once more, and named for it."""
+
 
 def missing(reason: str) -> NoReturn:
     """Skip the running test, or fail it under REQUIRE=all."""
