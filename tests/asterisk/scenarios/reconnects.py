@@ -322,8 +322,7 @@ async def listed_freepbx_log_on(stage: Stage) -> None:
     "FreePBX without hints: 105 logs on to device 9105, which rings for 105 and answers",
     expected=(rings("105"), talks("105")),
     office=FREEPBX,
-    versions=("22",),
-    notes="FreePBX's own entries in Asterisk's database tell whose phone it is; Asterisk 16.16 can't list them",
+    notes="FreePBX's own entries in Asterisk's database tell whose phone it is",
 )
 async def listed_freepbx_log_on_without_hint(stage: Stage) -> None:
     await _call_105_at_9105(stage, hint=False)
