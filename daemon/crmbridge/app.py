@@ -84,7 +84,7 @@ async def run(
         engine = await open_database(calls_url, [call_list.SCHEMA], recover=begin_anew, later=True)
         stack.push_async_callback(engine.dispose)
         endpoints, numbers = build.endpoints(settings.pbx), build.numbers(settings.numbers)
-        rows = build.history(endpoints, numbers).rows
+        rows = build.history(endpoints, numbers, build.clients(settings.crm)).rows
         path = settings.store.state_dir / CLICKS
         clicks = await stack.enter_async_context(open_clicks(path, pbx=settings.pbx.name))
         bridge = _Bridge(settings, outbox, CallList(engine, rows), clicks, endpoints, numbers)

@@ -105,10 +105,14 @@ def tracker(pbx: PbxSettings, tell: TellSettings, endpoints: Endpoints, clients:
     return Tracker(pbx=pbx.name, endpoints=endpoints, clients=clients, caller=numbers.caller, debatable=debatable)
 
 
-def history(endpoints: Endpoints, numbers: Numbers) -> History:
+def history(endpoints: Endpoints, numbers: Numbers, clients: Clients) -> History:
     """Reads the call records of one PBX."""
     return History(
-        party=parties(endpoints), is_extension=is_extension(endpoints), number=numbers.caller, key=numbers.same
+        party=parties(endpoints),
+        is_extension=is_extension(endpoints),
+        number=numbers.caller,
+        key=numbers.same,
+        client=clients.of_call,
     )
 
 

@@ -187,7 +187,7 @@ def calls(
 
 async def _calls_with(settings: Settings, number: str, limit: int) -> list[dict[str, object]]:
     numbers = build.numbers(settings.numbers)
-    rows = build.history(build.endpoints(settings.pbx), numbers).rows
+    rows = build.history(build.endpoints(settings.pbx), numbers, build.clients(settings.crm)).rows
     engine = await open_database(sqlite_url(_existing(settings, app.CALL_LIST)), [call_list.SCHEMA])
     try:
         page = await CallList(engine, rows).by_number(numbers.same(number), limit=limit)

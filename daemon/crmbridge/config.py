@@ -99,6 +99,22 @@ def _one_line(value: str) -> str:
     return value
 
 
+def _store_url(value: SecretStr) -> SecretStr:
+    if not value.get_secret_value().startswith(("sqlite+aiosqlite:////", "mysql+asyncmy://")):
+        raise ValueError("must be sqlite+aiosqlite:////FILE or mysql+asyncmy://USER:PASSWORD@HOST/DATABASE")
+    return value
+
+
+def _cdr_source(value: SecretStr) -> SecretStr:
+    source = value.get_secret_value()
+    if source != "ami" and not source.startswith(("mysql+asyncmy://", "/")):
+        raise ValueError(
+            "must be ami, a database (mysql+asyncmy://USER:PASSWORD@HOST/asteriskcdrdb) "
+            "or a file (/var/log/asterisk/cdr-csv/Master.csv)"
+        )
+    return value
+
+
 Regex = Annotated[str, AfterValidator(_regular_expression)]
 Network = Annotated[str, AfterValidator(_network)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
@@ -254,13 +270,24 @@ class StoreSettings(Section):
     state_dir: Path = Path("/var/lib/crmbridge")
     keep_days: Annotated[int, Field(ge=1, le=36500)] = 180
     keep_mb: Annotated[int, Field(ge=1, le=1_000_000)] = 500
+    url: Annotated[SecretStr, AfterValidator(_store_url)] | None = None
+    """Of the call list's database; None: SQLite in state_dir."""
+    keep_calls_days: Annotated[int, Field(ge=1, le=36500)] | None = None
+    """None: for good."""
 
 
 class CdrSettings(Section):
     """Where call records come from."""
 
+    source: Annotated[SecretStr, AfterValidator(_cdr_source)] = SecretStr("ami")
+    """`ami`, a database's address, or a file of cdr_csv or cdr_custom."""
+    table: Annotated[str, Field(pattern=r"^[A-Za-z0-9_$]{1,64}(\.[A-Za-z0-9_$]{1,64})?$")] = "cdr"
     timezone: Annotated[str, AfterValidator(_timezone)] | None = None
     """Of the PBX's clock; None: this machine's own."""
+    recordings_dir: Path | None = None
+    """Where the PBX keeps recordings; None: none are served."""
+    links_expire_s: PositiveInt = 3600
+    """How long a signed link to a recording opens it."""
 
 
 class LogSettings(Section):

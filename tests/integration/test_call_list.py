@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from crmbridge.calls.cdr import Cdr
 from crmbridge.calls.channels import Endpoints
+from crmbridge.calls.clients import Clients
 from crmbridge.calls.history import CallRow, History, Page, is_extension, parties
 from crmbridge.calls.numbers import Numbers
 from crmbridge.store.call_list import SCHEMA, CallList
@@ -23,7 +24,11 @@ BEGAN = datetime(2026, 11, 23, 10, 0, tzinfo=UTC)
 ENDPOINTS = Endpoints(extensions=r"7\d\d", trunks=["PJSIP/trunk"])
 NUMBERS = Numbers(region="IL", form="national", anonymous="anonymous")
 HISTORY = History(
-    party=parties(ENDPOINTS), is_extension=is_extension(ENDPOINTS), number=NUMBERS.caller, key=NUMBERS.same
+    party=parties(ENDPOINTS),
+    is_extension=is_extension(ENDPOINTS),
+    number=NUMBERS.caller,
+    key=NUMBERS.same,
+    client=Clients("10").of_call,
 )
 
 
@@ -37,8 +42,7 @@ def record(call: int = 1, channel: str = "PJSIP/trunk-1", dstchannel: str = "PJS
         "dst": "0723456777",
         "did": "",
         "start_at": BEGAN + timedelta(minutes=call),
-        "answer_at": None,
-        "end_at": None,
+        "duration_s": 5,
         "billsec_s": 5,
         "disposition": "ANSWERED",
         "recordingfile": "",
@@ -66,13 +70,14 @@ def shown(page: Page) -> list[tuple[str, int]]:
 
 
 async def test_a_call(calls: CallList) -> None:
-    assert await calls.add_cdr(record(recordingfile="in-777.wav", answer_at=BEGAN, end_at=BEGAN))
+    assert await calls.add_cdr(record(recordingfile="in-777.wav"))
     page = await calls.by_number(KEY)
     assert page.after is None
     assert page.rows == [
         CallRow(
             pbx="pbx",
             linkedid="1795413101.1",
+            client_id="10",
             extension="777",
             number="033004799",
             number_key="+97233004799",

@@ -716,7 +716,7 @@ async def test_guesses_at_the_same_instant_are_few(as_parameters: bool) -> None:
 
 async def test_a_call_list(site: Site) -> None:
     began = datetime(2026, 11, 23, 5, 52, 57, tzinfo=UTC)
-    key = {"pbx": "pbx", "linkedid": "1.1", "number": "033004799", "number_key": "+97233004799"}
+    key = {"pbx": "pbx", "linkedid": "1.1", "client_id": "10", "number": "033004799", "number_key": "+97233004799"}
     answered = CallRow(**key, extension="777", started_at=began, talk_s=2, filename="a.wav", incoming=True)
     in_summer = datetime(2026, 7, 1, 21, 0, tzinfo=UTC)
     missed = CallRow(**key, extension="", started_at=in_summer, talk_s=0, filename="", incoming=True)

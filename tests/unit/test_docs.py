@@ -23,6 +23,9 @@ EXAMPLES_ONLY = {
     "tell.mobiles",
     "ami.ca_file",
     "cdr.timezone",
+    "cdr.recordings_dir",
+    "store.url",
+    "store.keep_calls_days",
     "http.tls_cert",
     "http.tls_key",
 }

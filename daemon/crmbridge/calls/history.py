@@ -23,10 +23,10 @@ directly), talk time includes the wait, since Asterisk counts it from A's answer
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from crmbridge.calls.cdr import Cdr
 from crmbridge.calls.channels import LOCAL, ChannelName, Endpoints, parse_name
@@ -51,12 +51,13 @@ class Party(NamedTuple):
     extension: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class CallRow:
+class CallRow(NamedTuple):
     """One line of the call list."""
 
     pbx: str
     linkedid: str
+    client_id: str
+    """The CRM's client whose call it is."""
     extension: str
     """Empty for a missed call that reached nobody's phone."""
     number: str
@@ -88,6 +89,12 @@ class Page:
     """Where the next page begins, None on the last one."""
 
 
+class ClientOf(Protocol):
+    """Finds the ClientId of a call."""
+
+    def __call__(self, *, did: str, trunk: str, extension: str) -> str: ...
+
+
 class _Row(NamedTuple):
     cdr: Cdr
     a: Party
@@ -111,20 +118,22 @@ class History:
         is_extension: Callable[[str], bool],
         number: Callable[[str], str],
         key: Callable[[str], str],
+        client: ClientOf,
     ) -> None:
         """`party`: whose channel has this name; `is_extension`: whether a dialed number is one of the PBX's own.
 
-        `number`: the form of a number that the CRM gets; `key`: the same for all its spellings.
+        `number`: the form of a number that the CRM gets; `key`: the same for all its spellings; `client`: whose call.
         """
         self._party = party
         self._is_extension = is_extension
         self._number = number
         self._key = key
+        self._client = client
 
     def rows(self, cdrs: Iterable[Cdr]) -> list[CallRow]:
         """The call list's lines for one call, from all of its records that there are; in no order."""
         # Whatever order they come in, the same lines: so to the last field.
-        ordered = sorted(cdrs, key=lambda one: (one.start_at, one.sequence, *map(str, astuple(one))))
+        ordered = sorted(cdrs, key=lambda one: (one.start_at, one.sequence, *map(str, one)))
         return _Call(self, [self._row(one) for one in ordered]).lines()
 
     def _row(self, one: Cdr) -> _Row:
@@ -154,6 +163,7 @@ class History:
         return CallRow(
             pbx=first.pbx,
             linkedid=first.linkedid,
+            client_id=self._client(did=first.did, trunk=parse_name(first.channel).endpoint, extension=extension),
             extension=extension,
             number=self._number(raw_number),
             number_key=self._key(raw_number),
