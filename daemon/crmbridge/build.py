@@ -14,13 +14,14 @@ import structlog
 from crmbridge.calls.channels import LOCAL, Endpoints
 from crmbridge.calls.clients import Client, Clients
 from crmbridge.calls.debatable import Debatable
+from crmbridge.calls.dialable import Dialable
+from crmbridge.calls.dialing import DialingRules
 from crmbridge.calls.events import Delivery, State
 from crmbridge.calls.history import History, is_extension, parties
 from crmbridge.calls.numbers import Numbers
 from crmbridge.calls.phone_states import PhoneState
 from crmbridge.calls.tracker import Tracker
 from crmbridge.config import (
-    ClientSettings,
     CrmSettings,
     DialerSettings,
     HttpSettings,
@@ -34,14 +35,14 @@ from crmbridge.crm.sender import Settings as SenderSettings
 from crmbridge.pbx.ami import Address, Ami
 from crmbridge.pbx.wire import Frame
 from crmbridge.web import tls
-from crmbridge.web.access import Account
+from crmbridge.web.access import Access, Account
 
 log = structlog.get_logger("crmbridge.http")
 
 CERTIFICATE_ENDS_SOON = timedelta(days=14)
 
 
-def not_rung(dialer: DialerSettings) -> set[PhoneState]:
+def _not_rung(dialer: DialerSettings) -> set[PhoneState]:
     """The states of phones for which a click is refused."""
     states = {PhoneState.TALKS: dialer.when_talking, PhoneState.AWAY: dialer.when_away}
     return {state for state, what in states.items() if what == "refuse"}
@@ -63,11 +64,15 @@ def channels_of_named_phones(settings: Settings) -> dict[str, str]:
 
 def clients(crm: CrmSettings) -> Clients:
     """Whose call is whose."""
+    return Clients(crm.client_id, listed_clients(crm))
 
-    def client(one: ClientSettings) -> Client:
-        return Client(one.client_id, frozenset(one.dids), frozenset(one.extensions), frozenset(one.trunks))
 
-    return Clients(crm.client_id, map(client, crm.clients))
+def listed_clients(crm: CrmSettings) -> list[Client]:
+    """The clients besides the one whose all else is."""
+    return [
+        Client(one.client_id, frozenset(one.dids), frozenset(one.extensions), frozenset(one.trunks))
+        for one in crm.clients
+    ]
 
 
 def accounts(http: HttpSettings, crm: CrmSettings, clients: Clients) -> list[Account]:
@@ -80,6 +85,33 @@ def accounts(http: HttpSettings, crm: CrmSettings, clients: Clients) -> list[Acc
         allow = http.allow if one.allow is None else one.allow
         accounts.append(Account(username, password.get_secret_value(), allow, frozenset({one.client_id})))
     return accounts
+
+
+def access(http: HttpSettings, accounts: list[Account]) -> Access:
+    """Who may ask."""
+    return Access(
+        accounts, trusted_proxies=http.trusted_proxies, credentials_as_parameters=http.credentials_as_parameters
+    )
+
+
+def dialing_rules(settings: Settings, client_ids: Collection[str]) -> DialingRules:
+    """Which clicks are dialed."""
+    dialer = settings.dialer
+    return DialingRules(
+        dialable=Dialable.from_settings(
+            region=settings.numbers.region,
+            extensions=settings.pbx.extensions,
+            international=dialer.international,
+            allow=dialer.allow_numbers,
+            deny=dialer.deny_numbers,
+        ),
+        client_ids=client_ids,
+        per_extension_per_minute=dialer.per_extension_per_minute,
+        per_minute=dialer.per_minute,
+        duplicate_window_s=dialer.duplicate_window_s,
+        max_calls=dialer.max_calls,
+        not_rung=_not_rung(dialer),
+    )
 
 
 def certificate(http: HttpSettings) -> ssl.SSLContext | None:

@@ -71,9 +71,15 @@ class Access:
         credentials_as_parameters: bool = False,
     ) -> None:
         """`trusted_proxies`: addresses or networks in CIDR form. Raises ValueError for one that is none."""
-        self._keys = [_Key(account) for account in accounts]
-        self._allow = [net for key in self._keys for net in key.allow]
-        self._proxies = [network(text) for text in trusted_proxies]
+        self.replace(accounts, trusted_proxies=trusted_proxies, credentials_as_parameters=credentials_as_parameters)
+
+    def replace(
+        self, accounts: Iterable[Account], *, trusted_proxies: Iterable[str], credentials_as_parameters: bool
+    ) -> None:
+        """Let these in from now on, and nobody else. Raises ValueError, as above, and changes nothing then."""
+        keys, proxies = [_Key(account) for account in accounts], [network(text) for text in trusted_proxies]
+        self._keys, self._proxies = keys, proxies
+        self._allow = [net for key in keys for net in key.allow]
         self.credentials_as_parameters = credentials_as_parameters
 
     def client(self, peer: str | None, forwarded: Sequence[str]) -> Address | None:
