@@ -41,12 +41,10 @@ from crmbridge.store.outbox_sql import Which
 from crmbridge.store.recovery import begin_anew
 from crmbridge.store.schema import StoreError
 from crmbridge.systemd import ServiceManager
-from crmbridge.web.access import Access
-from crmbridge.web.call_list import CallListing
+from crmbridge.web.call_list import CallListing, no_link
 from crmbridge.web.dialer import Dialer
 from crmbridge.web.metrics import Metrics, Readings
 from crmbridge.web.ops import Ops
-from crmbridge.web.parameters import CREDENTIALS
 from crmbridge.web.server import Part, Server
 
 log = structlog.get_logger("crmbridge.app")
@@ -114,6 +112,14 @@ class _Bridge:
         self._tls = build.certificate(settings.http)
         self._channels = build.channels_of_named_phones(settings)
         self._timezone = ZoneInfo(settings.cdr.timezone) if settings.cdr.timezone else build.local_timezone()
+        self._recordings = build.recordings(settings)
+        self._listing = CallListing(
+            by_number=calls.by_number,
+            refusal=StoreError,
+            key=numbers.same,
+            timezone=self._timezone,
+            link=self._recordings.link if self._recordings is not None else no_link,
+        )
         self._pulses = Pulses(time.monotonic)
         self._metrics = Metrics(self._readings)
         self._sender = build.sender(settings.crm, outbox, self._pulses.of("sender"), self._count)
@@ -223,7 +229,7 @@ class _Bridge:
             await asyncio.sleep(PRUNE_EVERY_S)
 
     def _server(self, listen: str | socket.socket) -> Server:
-        http, dialer = self._settings.http, self._settings.dialer
+        dialer = self._settings.dialer
         dialing = Dialing(
             dialable=Dialable.from_settings(
                 region=self._settings.numbers.region,
@@ -242,21 +248,16 @@ class _Bridge:
             state=self._state,
             not_rung=build.not_rung(dialer),
         )
-        access = Access(
-            build.accounts(http, self._settings.crm, self._clients),
-            trusted_proxies=http.trusted_proxies,
-            credentials_as_parameters=http.credentials_as_parameters,
-        )
-        listing = CallListing(
-            by_number=self._calls.by_number,
-            key=self._numbers.same,
-            timezone=self._timezone,
-            owns=self._clients.owns,
-        )
         clicks = Dialer(dialing=dialing, originate=self._originate, trail=self._clicks)
-        parts: list[Part] = [clicks, listing, Ops(self._troubles, self._metrics.text)]
-        hidden = CREDENTIALS + (("sNumber", "number") if self._settings.log.mask_numbers else ())
-        return Server(listen=listen, access=access, parts=parts, tls=self._tls, hidden_parameters=hidden)
+        parts: list[Part] = [clicks, self._listing, Ops(self._troubles, self._metrics.text)]
+        parts += [self._recordings] if self._recordings is not None else []
+        return Server(
+            listen=listen,
+            access=build.access(self._settings, self._clients),
+            parts=parts,
+            tls=self._tls,
+            hidden_parameters=build.hidden_parameters(self._settings),
+        )
 
     async def _originate(self, extension: str, number: str, click_id: str) -> Result:
         """Have the PBX ring the extension and then dial the number. Sent once, whatever happens."""
@@ -315,6 +316,7 @@ class _Bridge:
             intake_waiting=intake.waiting,
             intake_lag_s=intake.lag_s,
             intake_dropped=intake.dropped,
+            call_list_up=not self._listing.is_away,
             clicks=self._clicks.in_progress,
             click_codes=self._clicks.codes(),
             click_outcomes=self._clicks.outcomes(),

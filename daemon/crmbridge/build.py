@@ -33,12 +33,18 @@ from crmbridge.crm.sender import Outbox, Sender
 from crmbridge.crm.sender import Settings as SenderSettings
 from crmbridge.pbx.ami import Address, Ami
 from crmbridge.pbx.wire import Frame
+from crmbridge.store.key import lasting_key
 from crmbridge.web import tls
-from crmbridge.web.access import Account
+from crmbridge.web.access import Access, Account
+from crmbridge.web.links import Links
+from crmbridge.web.parameters import CREDENTIALS
+from crmbridge.web.recordings import Recordings
 
 log = structlog.get_logger("crmbridge.http")
 
 CERTIFICATE_ENDS_SOON = timedelta(days=14)
+LINKS_KEY = "links.key"
+"""File in store.state_dir."""
 
 
 def not_rung(dialer: DialerSettings) -> set[PhoneState]:
@@ -80,6 +86,31 @@ def accounts(http: HttpSettings, crm: CrmSettings, clients: Clients) -> list[Acc
         allow = http.allow if one.allow is None else one.allow
         accounts.append(Account(username, password.get_secret_value(), allow, frozenset({one.client_id})))
     return accounts
+
+
+def access(settings: Settings, clients: Clients) -> Access:
+    """Who may ask."""
+    http = settings.http
+    return Access(
+        accounts(http, settings.crm, clients),
+        trusted_proxies=http.trusted_proxies,
+        links_from=http.links_from,
+        credentials_as_parameters=http.credentials_as_parameters,
+    )
+
+
+def recordings(settings: Settings) -> Recordings | None:
+    """What serves the recordings, where the settings say where they are. Makes the links' key where there is none."""
+    cdr = settings.cdr
+    if cdr.recordings_dir is None:
+        return None
+    links = Links(lasting_key(settings.store.state_dir / LINKS_KEY), expire_s=cdr.links_expire_s)
+    return Recordings(folder=cdr.recordings_dir, links=links)
+
+
+def hidden_parameters(settings: Settings) -> tuple[str, ...]:
+    """What no log shows of a query. Recordings' names hold callers' numbers."""
+    return (*CREDENTIALS, "signature", *(("sNumber", "number", "recordings") if settings.log.mask_numbers else ()))
 
 
 def certificate(http: HttpSettings) -> ssl.SSLContext | None:
