@@ -221,6 +221,8 @@ def _client_ids(grant: Grant, wanted: str | None) -> frozenset[str] | None:
     """Whose calls are shown; None: everybody's."""
     if wanted is None:
         return grant.client_ids
+    if not wanted:
+        raise parameters.malformed("ClientId", "is empty")
     if not grant.is_for(wanted):  # nobody is to learn who else is here
         raise ProblemError(403, "unknown_client", "no client with this ClientId")
     return frozenset({wanted})

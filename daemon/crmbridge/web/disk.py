@@ -37,7 +37,7 @@ class Disk:
     def __init__(self, threads: int = THREADS) -> None:
         self._most = threads
         self._threads = 0
-        self._calls: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
 
     async def run(self, call: Callable[[], T], *, within_s: float, forget: Callable[[T | None], None]) -> T:
         """What `call` returns or raises; HangingError where it takes longer.
@@ -47,14 +47,22 @@ class Disk:
         """
         one = _Call(call, forget)
         self.later(lambda: self._run(one))
-        # Not TimeoutError, which a disk that is away may raise itself (ETIMEDOUT).
         try:
-            async with asyncio.timeout(within_s):
-                return await one.result
+            async with asyncio.timeout(within_s) as limit:
+                return await self._outcome(one)
         except TimeoutError:
-            if one.result.done() and not one.result.cancelled():
+            if not limit.expired():  # the call's own (ETIMEDOUT)
                 raise
             raise HangingError(f"no answer within {within_s:g} s") from None
+
+    async def _outcome(self, one: _Call[T]) -> T:
+        try:
+            return await one.result
+        except asyncio.CancelledError:
+            if one.result.done() and not one.result.cancelled():  # it came in the very moment, and nobody takes it
+                result = None if one.result.exception() else one.result.result()
+                self.later(lambda: one.forget(result))
+            raise
 
     def later(self, call: Callable[[], object]) -> None:
         """Have something called on a thread. It must not raise; nobody hears what comes of it."""
@@ -63,9 +71,15 @@ class Disk:
             threading.Thread(target=self._work, name=f"disk {self._threads}", daemon=True).start()
         self._calls.put(call)
 
+    def close(self) -> None:
+        """Let the threads end, once what was asked for is done; nothing waits for them."""
+        for _ in range(self._threads):
+            self._calls.put(None)
+        self._threads = 0
+
     def _work(self) -> None:
-        while True:
-            self._calls.get()()
+        while (call := self._calls.get()) is not None:
+            call()
 
     def _run(self, one: _Call[T]) -> None:
         if one.result.cancelled():

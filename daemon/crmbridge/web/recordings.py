@@ -76,7 +76,8 @@ class Recordings:
         yield web.get(PATH + "{filename:.+}", self._recording)
 
     async def close(self) -> None:
-        """What is under way ends with its request."""
+        """What is under way has ended with its request."""
+        self._disk.close()
 
     def link(self, filename: str, client_id: str) -> str | None:
         """A path that opens this recording for a while; None where it lies elsewhere, or is none."""
