@@ -43,6 +43,7 @@ NESTED = (
 )
 NUMBERS = Numbers(region="IL", form="national", anonymous="anonymous")
 LIMIT_S = 10
+HIDDEN = (*parameters.CREDENTIALS, "signature")
 
 
 class Pbx:
@@ -188,6 +189,7 @@ async def running(
     *,
     allow: Sequence[str] = ("127.0.0.0/8",),
     proxies: Sequence[str] = (),
+    links_from: Sequence[str] = (),
     as_parameters: bool = False,
     listen: str | socket.socket = "127.0.0.1:0",
     limits: tuple[int, int] = (1000, 10_000),
@@ -209,8 +211,10 @@ async def running(
         access=Access(
             [Account("crm", "s3cret", allow, None if not others else frozenset({"10"})), *others],
             trusted_proxies=proxies,
+            links_from=links_from,
             credentials_as_parameters=as_parameters,
         ),
+        hidden_parameters=HIDDEN,
         parts=[
             Dialer(dialing=dialing, originate=pbx.originate, trail=trail),
             CallListing(

@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 THREADS = 8
 """As many calls are under way at once; while all hang, others wait in vain for as long as they may."""
+MOST_WAITING = 256
+"""Calls that wait for a thread, those included for which nobody waits any more; beyond it, others need not even try."""
 
 
 class HangingError(Exception):
@@ -40,11 +42,13 @@ class Disk:
         self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
 
     async def run(self, call: Callable[[], T], *, within_s: float, forget: Callable[[T | None], None]) -> T:
-        """What `call` returns or raises; HangingError where it takes longer.
+        """What `call` returns or raises; HangingError where it takes longer, or would.
 
         When nobody waits for it any more, `forget` is called on a thread once it is over (or in its place), with what
         it returned: whoever opens a file must close it there.
         """
+        if self._calls.qsize() >= MOST_WAITING:
+            raise HangingError("too many calls wait for it")
         one = _Call(call, forget)
         self.later(lambda: self._run(one))
         try:
