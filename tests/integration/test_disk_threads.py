@@ -53,10 +53,7 @@ async def test_what_nobody_waits_for_any_more_is_forgotten_on_a_thread() -> None
     assert forgotten == [], "it is not over yet"
     go.set()
     assert await asyncio.to_thread(done.wait, LIMIT_S)
-    assert sorted(forgotten, key=str) == [("open", False), (None, False)] or forgotten == [
-        (None, False),
-        ("open", False),
-    ]
+    assert sorted(forgotten, key=str) == [("open", False), (None, False)]
     threads.close()
 
 
@@ -85,16 +82,24 @@ async def test_what_comes_in_the_very_moment_is_forgotten_too() -> None:
 
 async def test_those_that_wait_are_not_more_and_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk, "MOST_WAITING", 3)
-    threads, go = Disk(threads=1), threading.Event()
-    asked = [
-        asyncio.create_task(threads.run(lambda: go.wait(LIMIT_S), within_s=LIMIT_S, forget=nothing)) for _ in range(3)
-    ]
-    await asyncio.sleep(0)
+    threads, go, begun = Disk(threads=1), threading.Event(), threading.Event()
+
+    forgotten = threading.Semaphore(0)
+
+    def slow() -> bool:
+        begun.set()
+        return go.wait(LIMIT_S)
+
+    first = asyncio.create_task(threads.run(slow, within_s=LIMIT_S, forget=nothing))
+    assert await asyncio.to_thread(begun.wait, LIMIT_S)
+    for _ in range(3):
+        with pytest.raises(HangingError, match="no answer within"):
+            await threads.run(lambda: None, within_s=0.001, forget=lambda _: forgotten.release())
     with pytest.raises(HangingError, match="too many"):
-        for _ in range(3):  # the thread may have begun with the first one
-            threads.later(lambda: go.wait(LIMIT_S))
-            await threads.run(lambda: None, within_s=0.001, forget=nothing)
+        await threads.run(lambda: None, within_s=LIMIT_S, forget=nothing)
     go.set()
-    assert await asyncio.gather(*asked) == [True] * 3
+    assert await first is True
+    for _ in range(3):
+        assert await asyncio.to_thread(forgotten.acquire, timeout=LIMIT_S)
     assert await threads.run(lambda: 1, within_s=LIMIT_S, forget=nothing) == 1
     threads.close()
