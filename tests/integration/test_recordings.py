@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import socket
 import sys
@@ -13,13 +14,17 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote
 
+import aiohttp
 import pytest
 from structlog.testing import capture_logs
+from tests.integration.test_bridge import daemon, get, trace, write
 from tests.integration.test_web import ELEVEN, GOOD, LIMIT_S, OF_ELEVEN, ROW, Answer, Site, closed, running
 
 from crmbridge.calls.history import Page
+from crmbridge.demo.simulated_pbx import SimulatedPbx
 from crmbridge.web import connection, folder
 from crmbridge.web import recordings as served
 from crmbridge.web.access import Access
@@ -722,3 +727,54 @@ async def test_curl(desk: Desk, tmp_path: Path) -> None:
     seen = await output("curl", *account, "-I", f"{base}/recordings/{NAME}")
     assert f"Content-Length: {len(SOUND)}".encode() in seen
     assert await output("curl", *account, "-z", "Mon, 23 Nov 2026 05:52:57 GMT", f"{base}/recordings/{NAME}") == b""
+
+
+# The whole
+
+
+async def test_from_the_record_to_the_browser_and_over_a_restart(tmp_path: Path, monitor: Path) -> None:
+    """A call is played; its line has a link, which outlives a restart but not its key, and which no log shows."""
+    call = trace("22/did_answered")
+    (recorded,) = set(re.findall(rb"RecordingFile: (\S+)", call.raw))
+    put(monitor / recorded.decode())
+    pbx = SimulatedPbx(username="crmbridge", secret="s3cret")
+    await pbx.start()
+    settings = write(
+        tmp_path,
+        ami_port=pbx.port,
+        url="http://127.0.0.1:1/",
+        more=f'[cdr]\nrecordings_dir = "{monitor}"\n[log]\nmask_numbers = true\nformat = "json"\nlevel = "debug"',
+    )
+    lines: list[dict[str, Any]] = []
+    try:
+        async with daemon(settings) as bridge:
+            await bridge.logged("ami.connected")
+            await pbx.play(call, speed=50)
+            await bridge.logged("cdr.stored")
+            port = await bridge.port()
+            _, answer = await get(port, f"/calls?number={call.expected[0][2]}")
+            (line,) = answer["result"]
+            assert line["filename"] == recorded.decode()
+            assert await opened(port, line["link"]) == (200, SOUND)
+        lines += bridge.lines
+        async with daemon(settings) as bridge:
+            assert await opened(await bridge.port(), line["link"]) == (200, SOUND)
+        lines += bridge.lines
+        (tmp_path / "links.key").unlink()
+        async with daemon(settings) as bridge:
+            status, body = await opened(await bridge.port(), line["link"])
+            assert (status, json.loads(body)["error"]["code"]) == (403, "link_invalid")
+        lines += bridge.lines
+    finally:
+        await pbx.stop()
+    requests = [one for one in lines if one["event"] == "http.request"]
+    assert len(requests) == 4
+    signature = line["link"].partition("signature=")[2]
+    assert len(signature) == 43
+    assert signature not in json.dumps(lines)
+    assert recorded.decode() not in json.dumps(requests), "names of recordings hold numbers, which are masked"
+
+
+async def opened(port: int, link: str) -> tuple[int, bytes]:
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}{link}") as answer:
+        return answer.status, await answer.read()
