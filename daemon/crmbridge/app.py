@@ -40,11 +40,10 @@ from crmbridge.store.outbox_sql import Which
 from crmbridge.store.recovery import begin_anew
 from crmbridge.store.schema import StoreError
 from crmbridge.systemd import ServiceManager
-from crmbridge.web.call_list import CallListing
+from crmbridge.web.call_list import CallListing, no_link
 from crmbridge.web.dialer import Dialer
 from crmbridge.web.metrics import Metrics, Readings
 from crmbridge.web.ops import Ops
-from crmbridge.web.parameters import CREDENTIALS
 from crmbridge.web.server import Part, Server
 from crmbridge.web.tls import TlsError
 
@@ -122,7 +121,7 @@ class _Bridge:
         self._numbers = numbers
         self._clients = build.clients(settings.crm)
         self._tls = build.certificate(settings.http)
-        self._access = build.access(settings.http, build.accounts(settings.http, settings.crm, self._clients))
+        self._access = build.access(settings, self._clients)
         self._dialing = Dialing(
             build.dialing_rules(settings, self._clients.ids),
             owns=self._clients.owns,
@@ -131,6 +130,14 @@ class _Bridge:
         )
         self._channels = build.channels_of_named_phones(settings)
         self._timezone = ZoneInfo(settings.cdr.timezone) if settings.cdr.timezone else build.local_timezone()
+        self._recordings = build.recordings(settings)
+        self._listing = CallListing(
+            by_number=calls.by_number,
+            refusal=StoreError,
+            key=numbers.same,
+            timezone=self._timezone,
+            link=self._recordings.link if self._recordings is not None else no_link,
+        )
         self._pulses = Pulses(time.monotonic)
         self._metrics = Metrics(self._readings)
         self._sender = build.sender(settings.crm, outbox, self._pulses.of("sender"), self._count)
@@ -264,13 +271,9 @@ class _Bridge:
         if self._tls is not None and settings.http.tls_cert is not None:
             build.certificate(settings.http)  # raises where it can't be used: nothing has changed yet
             self._tls.load_cert_chain(settings.http.tls_cert, settings.http.tls_key)
-        self._settings, http = settings, settings.http
+        self._settings = settings
         self._clients.replace(settings.crm.client_id, build.listed_clients(settings.crm))
-        self._access.replace(
-            build.accounts(http, settings.crm, self._clients),
-            trusted_proxies=http.trusted_proxies,
-            credentials_as_parameters=http.credentials_as_parameters,
-        )
+        self._access.follow(build.access(settings, self._clients))
         self._channels = build.channels_of_named_phones(settings)
         self._dialing.follow(build.dialing_rules(settings, self._clients.ids))
         set_level(settings.log.level)
@@ -280,16 +283,16 @@ class _Bridge:
             log.warning("bridge.reload_incomplete", keys=later, hint=hint)
 
     def _server(self, listen: str | socket.socket) -> Server:
-        listing = CallListing(
-            by_number=self._calls.by_number,
-            key=self._numbers.same,
-            timezone=self._timezone,
-            owns=self._clients.owns,
-        )
         clicks = Dialer(dialing=self._dialing, originate=self._originate, trail=self._clicks)
-        parts: list[Part] = [clicks, listing, Ops(self._troubles, self._metrics.text)]
-        hidden = CREDENTIALS + (("sNumber", "number") if self._settings.log.mask_numbers else ())
-        return Server(listen=listen, access=self._access, parts=parts, tls=self._tls, hidden_parameters=hidden)
+        parts: list[Part] = [clicks, self._listing, Ops(self._troubles, self._metrics.text)]
+        parts += [self._recordings] if self._recordings is not None else []
+        return Server(
+            listen=listen,
+            access=self._access,
+            parts=parts,
+            tls=self._tls,
+            hidden_parameters=build.hidden_parameters(self._settings),
+        )
 
     async def _originate(self, extension: str, number: str, click_id: str) -> Result:
         """Have the PBX ring the extension and then dial the number. Sent once, whatever happens."""
@@ -349,6 +352,7 @@ class _Bridge:
             intake_waiting=intake.waiting,
             intake_lag_s=intake.lag_s,
             intake_dropped=intake.dropped,
+            call_list_up=not self._listing.is_away,
             clicks=self._clicks.in_progress,
             click_codes=self._clicks.codes(),
             click_outcomes=self._clicks.outcomes(),

@@ -34,12 +34,18 @@ from crmbridge.crm.sender import Outbox, Sender
 from crmbridge.crm.sender import Settings as SenderSettings
 from crmbridge.pbx.ami import Address, Ami
 from crmbridge.pbx.wire import Frame
+from crmbridge.store.key import lasting_key
 from crmbridge.web import tls
 from crmbridge.web.access import Access, Account
+from crmbridge.web.links import Links
+from crmbridge.web.parameters import CREDENTIALS
+from crmbridge.web.recordings import Recordings
 
 log = structlog.get_logger("crmbridge.http")
 
 CERTIFICATE_ENDS_SOON = timedelta(days=14)
+LINKS_KEY = "links.key"
+"""File in store.state_dir."""
 
 
 def _not_rung(dialer: DialerSettings) -> set[PhoneState]:
@@ -87,10 +93,14 @@ def accounts(http: HttpSettings, crm: CrmSettings, clients: Clients) -> list[Acc
     return accounts
 
 
-def access(http: HttpSettings, accounts: list[Account]) -> Access:
+def access(settings: Settings, clients: Clients) -> Access:
     """Who may ask."""
+    http = settings.http
     return Access(
-        accounts, trusted_proxies=http.trusted_proxies, credentials_as_parameters=http.credentials_as_parameters
+        accounts(http, settings.crm, clients),
+        trusted_proxies=http.trusted_proxies,
+        links_from=http.links_from,
+        credentials_as_parameters=http.credentials_as_parameters,
     )
 
 
@@ -112,6 +122,20 @@ def dialing_rules(settings: Settings, client_ids: Collection[str]) -> DialingRul
         max_calls=dialer.max_calls,
         not_rung=_not_rung(dialer),
     )
+
+
+def recordings(settings: Settings) -> Recordings | None:
+    """What serves the recordings, where the settings say where they are. Makes the links' key where there is none."""
+    cdr = settings.cdr
+    if cdr.recordings_dir is None:
+        return None
+    links = Links(lasting_key(settings.store.state_dir / LINKS_KEY), expire_s=cdr.links_expire_s)
+    return Recordings(folder=cdr.recordings_dir, links=links)
+
+
+def hidden_parameters(settings: Settings) -> tuple[str, ...]:
+    """What no log shows of a query. Recordings' names hold callers' numbers."""
+    return (*CREDENTIALS, "signature", *(("sNumber", "number", "recordings") if settings.log.mask_numbers else ()))
 
 
 def certificate(http: HttpSettings) -> ssl.SSLContext | None:

@@ -235,6 +235,8 @@ class HttpSettings(Section):
     credentials_as_parameters: bool = False
     allow: list[Network] = ["127.0.0.0/8", "::1/128"]
     trusted_proxies: list[Network] = []
+    links_from: list[Network] = []
+    """From where signed links to recordings are followed, besides `allow`: the browsers of the CRM's users."""
     tls_cert: Path | None = None
     tls_key: Path | None = None
 

@@ -16,7 +16,7 @@ from crmbridge.config import Settings
 
 AT_ONCE: Mapping[str, frozenset[str]] = {
     "crm": frozenset({"client_id", "clients"}),
-    "http": frozenset({"username", "password", "allow", "trusted_proxies", "credentials_as_parameters"}),
+    "http": frozenset({"username", "password", "allow", "trusted_proxies", "credentials_as_parameters", "links_from"}),
     "dialer": frozenset(
         {"channel", "context", "caller_id", "auto_answer", "international", "allow_numbers", "deny_numbers"}
         | {"per_extension_per_minute", "per_minute", "max_calls", "when_talking", "when_away", "duplicate_window_s"}

@@ -10,7 +10,7 @@ How records are read is handed in (`calls.history`). The PBX's name is part of e
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -117,6 +117,7 @@ class CallList:
         self,
         key: str,
         *,
+        client_ids: Collection[str] | None = None,
         extension: str | None = None,
         incoming: bool | None = None,
         since_at: datetime | None = None,
@@ -124,8 +125,13 @@ class CallList:
         limit: int = 100,
         after: Position | None = None,
     ) -> Page:
-        """The calls with a number, newest first; `since_at` included, `until_at` not. Raises StoreError."""
+        """The calls with a number, newest first; `since_at` included, `until_at` not. Raises StoreError.
+
+        `client_ids`: only these clients'; None: everybody's.
+        """
         wanted = [_calls.c.number_key == key]
+        if client_ids is not None:
+            wanted.append(_calls.c.client_id.in_(sorted(client_ids)))
         if extension is not None:
             wanted.append(_calls.c.extension == extension)
         if incoming is not None:
