@@ -86,13 +86,13 @@ calls = Table(
 cdrs = Table(
     "cdrs",
     _TABLES,
-    # Cdr.key. A call's records lie together.
+    # Cdr's fields, in their order. The key is Cdr.key: a call's records lie together.
     Column("pbx", _PBX, primary_key=True),
     Column("linkedid", _TEXT, primary_key=True),
     Column("uniqueid", _TEXT, primary_key=True),
     Column("sequence", BigInteger, primary_key=True, autoincrement=False),
-    Column("dstchannel", _TEXT, primary_key=True),
     Column("channel", _TEXT, nullable=False),
+    Column("dstchannel", _TEXT, primary_key=True),
     Column("src", _TEXT, nullable=False),
     Column("dst", _TEXT, nullable=False),
     Column("did", _TEXT, nullable=False),
@@ -120,6 +120,7 @@ turns = Table(
     # Who writes a PBX's calls writes its row first: see call_writes.
     Column("pbx", _PBX, primary_key=True),
     Column("turn", BigInteger, nullable=False),
+    Column("prunings", BigInteger, nullable=False),
     **_BINARY,
 )
 

@@ -164,5 +164,4 @@ def _record(row: Line) -> Cdr:
 
 
 def _stored(one: Cdr) -> Line:
-    named = one._asdict() | {"start_epoch_s": int(one.start_at.timestamp())}
-    return tuple(named[name] for name in _RECORD)
+    return one._replace(start_at=int(one.start_at.timestamp()))  # type: ignore[arg-type]  # as `cdrs` has it
