@@ -18,14 +18,17 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from crmbridge.store import mysql
 from crmbridge.store.call_tables import VIEWS
 from crmbridge.store.engine import explain, make_engine
-from crmbridge.store.schema import StoreError
+from crmbridge.store.schema import StoreError, mysql_code
 
 ANYWHERE = "%"
 LIMIT_S = 10.0
 """Seconds for all statements together."""
 
 _LOCAL = "localhost"
-"""What MySQL calls who comes over its socket; with name resolution, who comes from 127.0.0.1, too."""
+"""What MySQL calls who comes over its socket; with name resolution, who comes from these, too."""
+_LOOPBACK = (ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1"))
+_MAY_NOT = {1044, 1142, 1227, 1410}
+"""Access denied, in four ways."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,10 @@ async def _run(url: str | URL, statements: Sequence[str]) -> list[list[tuple[obj
     except TimeoutError:
         raise StoreError(f"{mysql.shown(engine.url)} does not answer within {LIMIT_S:g} s") from None
     except (SQLAlchemyError, OSError) as error:
-        raise StoreError(f"{mysql.shown(engine.url)} {explain(error)}") from None  # a statement may hold the password
+        words = explain(error)
+        if mysql_code(error) in _MAY_NOT:
+            words = "does not let this user make users: name one who may (--admin), or hand the statements to its root"
+        raise StoreError(f"{mysql.shown(engine.url)} {words}") from None  # a statement may hold the password
     finally:
         await engine.dispose()
     return answers
@@ -107,7 +113,7 @@ def hosts(networks: Iterable[str]) -> list[Host]:
     found: dict[Host, None] = {}
     for text in networks:
         network = ipaddress.ip_network(text, strict=False)
-        if network.is_loopback:
+        if network.is_loopback and any(one in network for one in _LOOPBACK):
             found[Host(_LOCAL, local=True)] = None
         found[Host(_pattern(network), local=network.is_loopback)] = None
     return list(found)
