@@ -36,7 +36,7 @@ def test_addresses_as_mysql_writes_them(network: str, patterns: list[str]) -> No
 
 @pytest.mark.parametrize("network", ["2001:db8::/33", "2001:db8:0::/48", "crm.example", ""])
 def test_what_mysql_can_not_be_told(network: str) -> None:
-    with pytest.raises(ValueError, match="name each address|does not appear to be"):
+    with pytest.raises(ValueError, match=r"name each address|does not appear to be"):
         hosts([network])
 
 
