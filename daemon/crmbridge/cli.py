@@ -22,6 +22,7 @@ from crmbridge.calls.clients import Clients
 from crmbridge.calls.events import CallEvent
 from crmbridge.calls.tracker import Tracker
 from crmbridge.cli_sql import sql_access
+from crmbridge.cli_story import story
 from crmbridge.cli_support import calls, clicks, outbox_cli
 from crmbridge.config import ConfigError, NumberSettings, PbxSettings, TellSettings
 from crmbridge.demo import show
@@ -46,6 +47,7 @@ cli.add_typer(outbox_cli, name="outbox")
 cli.command()(calls)
 cli.command()(clicks)
 cli.command()(sql_access)
+cli.command()(story)
 
 
 def main() -> None:
