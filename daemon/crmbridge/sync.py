@@ -11,33 +11,23 @@ It must not know the settings, nor where it is shown how far it came.
 from __future__ import annotations
 
 import json
-from asyncio import Event, get_running_loop, sleep
+from asyncio import Event
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-import structlog
-
 from crmbridge.calls.cdr import Cdr, epoch
 from crmbridge.calls.gathering import LONGEST_CALL_S, Calls, Gathering, calls_of, ended_by, joined
 from crmbridge.calls.history import CallRow
-from crmbridge.pbx.cdr_table import CdrTable, TooSlowError
-from crmbridge.pbx.pace import Pace
-
-log = structlog.get_logger("crmbridge.sync")
 
 PROGRESS = "sync"
 """Under which name the call list keeps how far it came."""
 BATCH = 2000
 """Calls that are written together."""
-ROWS = 4000
-"""That one query gives, about."""
 _ADD = 500
 """Records that are taken up together."""
 _TOGETHER = 200
 """Calls that are read again together."""
-_LONGEST_READ_S = 86400
-"""The most time in one query that reads calls again: it goes through all records of it."""
 _AHEAD_S = 2
 """A call's first record starts within this of what its linkedid tells."""
 _BEFORE_S = 10
@@ -214,73 +204,6 @@ class Sync:
             for begin in range(0, len(recent), _ADD):
                 self._done.added += await self._store.add(recent[begin : begin + _ADD])
             self._done.calls += len(lines) + len(calls_of(recent))
-
-
-class TableHistory:
-    """The history that a CDR table is."""
-
-    def __init__(self, table: CdrTable) -> None:
-        """`table` stays the caller's."""
-        self._table = table
-        self._pace = Pace(ROWS)
-        self._rested_at = 0.0
-        """On the loop's clock: until then the database is left alone."""
-
-    async def span(self) -> tuple[int, int] | None:
-        """When the first and the last record start. Raises SourceError."""
-        walls = await self._table.span()
-        if walls is None:
-            return None
-        both = self._table.wall_time.both
-        return min(both(walls[0])), max(both(walls[1]))
-
-    def gathering(self, since: int) -> Gathering:
-        """What makes calls of its records."""
-        return Gathering(since)
-
-    async def pieces(self, since: int, last: int) -> AsyncIterator[Piece]:
-        """Ranges of time, each as long as holds some thousand rows."""
-        wall_time = self._table.wall_time
-        at, end = wall_time.reach(since, last + 1)
-        while at < end:
-            span_s = min(self._pace.span_s, end - at)
-            records = await self._timed(at, at + span_s)
-            if records is not None:
-                at += span_s
-                yield Piece(records, min(wall_time.both(at)))
-
-    async def again(self, linkedids: Collection[str], since: int, until: int) -> list[Cdr]:
-        """All records of these calls that start then."""
-        at, end = self._table.wall_time.reach(since, until)
-        found: list[Cdr] = []
-        longest_s = _LONGEST_READ_S
-        while at < end:
-            span_s = min(longest_s, end - at)
-            records = await self._timed(at, at + span_s, linkedids)
-            if records is None:
-                longest_s = max(1, longest_s // 4)
-                continue
-            found += records
-            at += span_s
-        return found
-
-    async def _timed(self, since_s: int, until_s: int, linkedids: Collection[str] = ()) -> list[Cdr] | None:
-        """The records; None where there were too many to be read in time."""
-        clock = get_running_loop().time
-        await sleep(max(0.0, self._rested_at - clock()))
-        began = clock()
-        try:
-            records = await self._table.read(since_s, until_s, linkedids)
-        except TooSlowError as error:
-            if until_s - since_s <= 1:
-                raise
-            log.warning("sync.slow", reason=str(error), span_s=until_s - since_s)
-            self._pace.too_slow()
-            return None
-        ended = clock()
-        if not linkedids:
-            self._rested_at = ended + self._pace.took(len(records), ended - began)
-        return records
 
 
 def _position(kept: str) -> int:

@@ -31,7 +31,7 @@ _UNIQUEID = re.compile(r"(?:.*-)?[0-9]{9,10}\.[0-9]+", re.ASCII)
 
 
 def split(text: str, *, whole: bool = False) -> tuple[list[tuple[str, int]], str]:
-    """Cut a file's text into records, each with how many lines it takes, and what is left: half a line, or half a record.
+    """Cut a file's text into records, each with how many lines it takes, and what is left: half a line or record.
 
     `whole`: the file has ended, nothing will follow.
     """
@@ -114,13 +114,18 @@ def _made(
 ) -> Cdr:
     if not uniqueid:
         raise ValueError("no unique id; Master.csv has one with loguniqueid = yes in cdr.conf, section [csv]")
+    channel, dstchannel, src, dst, did = names
     duration, billsec, disposition, recordingfile = others
     return Cdr(
         pbx,
         linkedid[:MAX_LENGTH] or uniqueid[:MAX_LENGTH],
         uniqueid[:MAX_LENGTH],
         count(sequence, otherwise=-int(start_at.timestamp())),
-        *(name[:MAX_LENGTH] for name in names),
+        channel[:MAX_LENGTH],
+        dstchannel[:MAX_LENGTH],
+        src[:MAX_LENGTH],
+        dst[:MAX_LENGTH],
+        did[:MAX_LENGTH],
         start_at,
         count(duration, otherwise=0),
         count(billsec, otherwise=0),
