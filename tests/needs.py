@@ -86,6 +86,7 @@ _NEEDS: dict[str, Callable[[], str | None]] = {
     "mounts": _mounts,
     "openssl": lambda: _programs("openssl"),
     "namespaces": lambda: _namespaces() or _programs("ip", "nsenter", "setpriv"),
+    "promtool": lambda: _programs("promtool"),
     "php": lambda: _programs("php"),
     "shellcheck": lambda: _programs("shellcheck"),
     "sipp": lambda: _programs("sipp"),
