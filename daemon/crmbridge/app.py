@@ -9,7 +9,6 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack, nullcontext
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from zoneinfo import ZoneInfo
 
 import structlog
 
@@ -32,13 +31,10 @@ from crmbridge.liveness import Pulses, status
 from crmbridge.pbx import actions
 from crmbridge.pbx.ami import ActionTimeoutError, ConnectionLostError, NotConnectedError
 from crmbridge.records import Records
-from crmbridge.store import call_list
 from crmbridge.store.call_list import CallList
 from crmbridge.store.clicks import ClickStore, open_clicks
-from crmbridge.store.engine import open_database, sqlite_url
 from crmbridge.store.outbox import Outbox, open_outbox
 from crmbridge.store.outbox_sql import Which
-from crmbridge.store.recovery import begin_anew
 from crmbridge.store.schema import StoreError
 from crmbridge.systemd import ServiceManager
 from crmbridge.web.access import Access
@@ -51,7 +47,7 @@ from crmbridge.web.server import Part, Server
 
 log = structlog.get_logger("crmbridge.app")
 
-OUTBOX, CALL_LIST, CLICKS = "outbox.db", "calls.db", "clicks.db"
+OUTBOX, CLICKS = "outbox.db", "clicks.db"
 """Files in store.state_dir."""
 
 PRUNE_EVERY_S = 60.0
@@ -80,14 +76,12 @@ async def run(
     """
     async with AsyncExitStack() as stack:
         outbox = await stack.enter_async_context(open_outbox(settings.store.state_dir / OUTBOX))
-        calls_url = sqlite_url(settings.store.state_dir / CALL_LIST)
-        engine = await open_database(calls_url, [call_list.SCHEMA], recover=begin_anew, later=True)
-        stack.push_async_callback(engine.dispose)
         endpoints, numbers = build.endpoints(settings.pbx), build.numbers(settings.numbers)
         rows = build.history(endpoints, numbers, build.clients(settings.crm)).rows
+        calls = await stack.enter_async_context(build.call_list(settings, rows, for_daemon=True))
         path = settings.store.state_dir / CLICKS
         clicks = await stack.enter_async_context(open_clicks(path, pbx=settings.pbx.name))
-        bridge = _Bridge(settings, outbox, CallList(engine, rows), clicks, endpoints, numbers)
+        bridge = _Bridge(settings, outbox, calls, clicks, endpoints, numbers)
         await bridge.run(stop, http or settings.http.listen, manager)
 
 
@@ -113,12 +107,12 @@ class _Bridge:
         self._clients = build.clients(settings.crm)
         self._tls = build.certificate(settings.http)
         self._channels = build.channels_of_named_phones(settings)
-        self._timezone = ZoneInfo(settings.cdr.timezone) if settings.cdr.timezone else build.local_timezone()
+        self._timezone = build.pbx_timezone(settings.cdr)
         self._pulses = Pulses(time.monotonic)
         self._metrics = Metrics(self._readings)
         self._sender = build.sender(settings.crm, outbox, self._pulses.of("sender"), self._count)
         self._records = Records(
-            read=partial(cdr.from_event, pbx=settings.pbx.name, timezone=self._timezone), store=calls.add_cdr
+            read=partial(cdr.from_event, pbx=settings.pbx.name, timezone=self._timezone), store=self._store
         )
         others: dict[str, Callable[[Frame], None]] = {
             "Cdr": self._records.take,
@@ -138,6 +132,9 @@ class _Bridge:
         self._ami = build.ami(
             settings, wanted=wanted, on_frame=self._intake.take, apart=others.keys(), alive=self._pulses.of("ami")
         )
+
+    async def _store(self, one: cdr.Cdr) -> bool:
+        return bool(await self._calls.add([one]))
 
     def _resync(self) -> None:
         self._ami.resync()
@@ -207,7 +204,7 @@ class _Bridge:
         return waiting
 
     async def _prune(self) -> None:
-        """Now and then, forget callbacks and clicks that are older, or more, than are kept, in small steps."""
+        """Now and then, forget callbacks, clicks and calls that are older, or more, than are kept, in small steps."""
         keep, most_bytes = timedelta(days=self._settings.store.keep_days), self._settings.store.keep_mb * 2**20
         while True:
             total = 0
@@ -218,6 +215,9 @@ class _Bridge:
                     log.info("outbox.pruned", callbacks=total)
                 while pruned := await self._click_store.prune(datetime.now(UTC) - keep):
                     log.info("clicks.pruned", clicks=pruned)
+                if keep_calls := self._settings.store.keep_calls_days:
+                    while pruned := await self._calls.prune_calls(datetime.now(UTC) - timedelta(days=keep_calls)):
+                        log.info("calls.pruned", calls=pruned)
             except StoreError as error:
                 log.warning("store.not_pruned", reason=str(error))
             await asyncio.sleep(PRUNE_EVERY_S)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Collection
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import structlog
+from sqlalchemy.engine import URL
 
 from crmbridge.calls.channels import LOCAL, Endpoints
 from crmbridge.calls.clients import Client, Clients
@@ -20,6 +21,7 @@ from crmbridge.calls.numbers import Numbers
 from crmbridge.calls.phone_states import PhoneState
 from crmbridge.calls.tracker import Tracker
 from crmbridge.config import (
+    CdrSettings,
     ClientSettings,
     CrmSettings,
     DialerSettings,
@@ -27,16 +29,23 @@ from crmbridge.config import (
     NumberSettings,
     PbxSettings,
     Settings,
+    StoreSettings,
     TellSettings,
 )
 from crmbridge.crm.sender import Outbox, Sender
 from crmbridge.crm.sender import Settings as SenderSettings
 from crmbridge.pbx.ami import Address, Ami
 from crmbridge.pbx.wire import Frame
+from crmbridge.store.call_list import CallList, Rows, open_call_list
+from crmbridge.store.engine import sqlite_url
+from crmbridge.store.recovery import begin_anew
 from crmbridge.web import tls
 from crmbridge.web.access import Account
 
 log = structlog.get_logger("crmbridge.http")
+
+CALL_LIST = "calls.db"
+"""File in store.state_dir, where store.url names no other database."""
 
 CERTIFICATE_ENDS_SOON = timedelta(days=14)
 
@@ -152,6 +161,26 @@ def ami(
         apart=apart,
         alive=alive,
     )
+
+
+def call_list(settings: Settings, rows: Rows, *, for_daemon: bool = False) -> AbstractAsyncContextManager[CallList]:
+    """Open the call list where it lies. Raises StoreError.
+
+    `for_daemon`: a damaged file is set aside and begun anew, and a database that is away keeps nobody from starting.
+    """
+    url, timezone = call_list_url(settings.store), pbx_timezone(settings.cdr)
+    recover = begin_anew if for_daemon else None
+    return open_call_list(url, rows, timezone, recover=recover, later=for_daemon)
+
+
+def call_list_url(store: StoreSettings) -> str | URL:
+    """Where the call list lies."""
+    return store.url.get_secret_value() if store.url else sqlite_url(store.state_dir / CALL_LIST)
+
+
+def pbx_timezone(cdr: CdrSettings) -> tzinfo:
+    """The zone in which the PBX writes its times."""
+    return ZoneInfo(cdr.timezone) if cdr.timezone else local_timezone()
 
 
 def local_timezone() -> tzinfo:

@@ -15,10 +15,7 @@ from crmbridge import app, build, config
 from crmbridge.calls.clicks import Outcome
 from crmbridge.calls.events import Delivery, State
 from crmbridge.config import Settings
-from crmbridge.store import call_list
 from crmbridge.store import clicks as click_store
-from crmbridge.store.call_list import CallList
-from crmbridge.store.engine import open_database, sqlite_url
 from crmbridge.store.outbox import Outbox, open_outbox
 from crmbridge.store.outbox_sql import Listed, Which
 from crmbridge.terminal import EX_IOERR, ConfigOption, JsonOption, fail, load, local, run, show
@@ -188,11 +185,10 @@ def calls(
 async def _calls_with(settings: Settings, number: str, limit: int) -> list[dict[str, object]]:
     numbers = build.numbers(settings.numbers)
     rows = build.history(build.endpoints(settings.pbx), numbers, build.clients(settings.crm)).rows
-    engine = await open_database(sqlite_url(_existing(settings, app.CALL_LIST)), [call_list.SCHEMA])
-    try:
-        page = await CallList(engine, rows).by_number(numbers.same(number), limit=limit)
-    finally:
-        await engine.dispose()
+    if settings.store.url is None:
+        _existing(settings, build.CALL_LIST)
+    async with build.call_list(settings, rows) as store:
+        page = await store.by_number(numbers.same(number), limit=limit)
     return [
         {
             "time": local(row.started_at),
