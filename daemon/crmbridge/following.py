@@ -95,8 +95,11 @@ class Follower(ABC):
     async def _while_away(self, error: SourceError | StoreError) -> None:
         if self._away_since is None:
             self._away_since = asyncio.get_running_loop().time()
-            event = "cdr.source_away" if isinstance(error, SourceError) else "cdr.store_away"
-            log.error(event, reason=str(error), effect="the call list is not brought up to date; it will catch up")
+            log.error(
+                "cdr.source_away" if isinstance(error, SourceError) else "cdr.store_away",
+                reason=str(error),
+                effect="the call list is not brought up to date; it is tried again and will catch up",
+            )
         with suppress(TimeoutError):
             async with asyncio.timeout(self._pause_s):
                 await self._stop.wait()  # records that come meanwhile are no reason to try sooner
