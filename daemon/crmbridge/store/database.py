@@ -31,15 +31,13 @@ from crmbridge.store.schema import Schema, StoreError
 
 log = structlog.get_logger("crmbridge.store")
 
-TRIES = 6
-"""Of a transaction that lost against another one."""
 LIMIT_S = 5.0
 """Seconds until a database that says nothing counts as hanging."""
 START_LIMIT_S = 2.0
 """The same while the daemon starts: popups wait for that."""
 
-_PAUSE_S = 0.02
-"""Before the second try; twice as long before each further one, and less by chance, so that two don't meet again."""
+_PAUSES_S = (0.02, 0.04, 0.08, 0.16, 0.32)
+"""Before a transaction that lost against another is tried anew; less by chance, so that the two don't meet again."""
 
 T = TypeVar("T")
 Work = Callable[[AsyncConnection], Awaitable[T]]
@@ -71,10 +69,20 @@ class Database:
             try:
                 # An upgrade of a file may take its time; a server of which nothing is heard must not.
                 async with asyncio.timeout(None if self.is_sqlite else limit_s):
-                    await bring_up_async(self._engine, self._schemas, self._recover)
+                    await self._bring_up()
             except TimeoutError:
                 raise StoreError(self._hangs(limit_s)) from None
             self._up = True
+
+    async def _bring_up(self) -> None:
+        for pause_s in _PAUSES_S:
+            try:
+                return await bring_up_async(self._engine, self._schemas, self._recover)
+            except StoreError as error:  # another process may be doing the same
+                if self.is_sqlite or error.__cause__ is None or not mysql.passing(error.__cause__):
+                    raise
+            await asyncio.sleep(pause_s)
+        return await bring_up_async(self._engine, self._schemas, self._recover)
 
     async def write(self, work: Work[T], limit_s: float = LIMIT_S) -> T:
         """Do this in a transaction of its own and commit it. Raises StoreError."""
@@ -88,22 +96,22 @@ class Database:
         if self.is_sqlite:
             await self.bring_up()
             limit_s += BUSY_TIMEOUT_MS / 1000  # for another writer
-        pause_s = _PAUSE_S
+        passed: SQLAlchemyError | None = None
         try:
             async with asyncio.timeout(limit_s):
                 await self.bring_up(limit_s)
-                for _ in range(TRIES - 1):
+                for pause_s in _PAUSES_S:
                     try:
                         return await _once(engine, work)
                     except SQLAlchemyError as error:
                         if self.is_sqlite or not mysql.passing(error):
                             raise
-                        log.debug("store.tried_again", reason=str(error.__cause__))
+                        passed = error
+                    log.debug("store.tried_again", reason=explain(passed))
                     await asyncio.sleep(pause_s * (1 - random() / 2))  # noqa: S311  # no secret
-                    pause_s *= 2
                 return await _once(engine, work)
         except TimeoutError:
-            raise StoreError(self._hangs(limit_s)) from None
+            raise StoreError(f"{self.name} {explain(passed)}" if passed else self._hangs(limit_s)) from None
         except (SQLAlchemyError, OSError) as error:
             raise StoreError(f"{self.name} {explain(error)}") from error
 

@@ -27,6 +27,7 @@ _SESSION = (
 _PASSING = {
     1205,  # ER_LOCK_WAIT_TIMEOUT
     1213,  # ER_LOCK_DEADLOCK; Galera's certification failure, too
+    1684,  # ER_WARN_I_S_SKIPPED_TABLE: somebody is making that table at this moment
     1020,  # ER_CHECKREAD: MariaDB 11 with innodb_snapshot_isolation
 }
 
