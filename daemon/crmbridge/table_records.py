@@ -115,6 +115,8 @@ class TableRecords(Follower):
         self._last_bell = float("-inf")
         self._pace = Pace(ROWS)
         self._rested_at = 0.0
+        self._is_first = False
+        """Nothing was ever read before."""
         self._read_until: int | None = None
         """Epoch seconds: what was in the table then has been read."""
         self._kept_at = float("-inf")
@@ -194,6 +196,7 @@ class TableRecords(Follower):
         kept = await self._store.progress(self._pbx, PROGRESS)
         now = int(self._now().timestamp())
         if kept is None:
+            self._is_first = True
             since = datetime.fromtimestamp(now - LONGEST_CALL_S, UTC).isoformat()
             log.info("cdr.follows", since=since, hint="`crmbridge sync` brings what is older into the call list")
         self._read_until = now if kept is None else int(json.loads(kept)["at"])
@@ -273,6 +276,7 @@ class TableRecords(Follower):
         sweep.at = None
         sweep.due = 0.0 if sweep.once_more else now + sweep.every_s
         sweep.once_more = False
+        self._is_first = self._is_first and sweep is not self._all
         if sweep.new:
             tell = log.info if sweep is self._all else log.debug
             tell("cdr.found", records=sweep.new, since=datetime.fromtimestamp(sweep.since, UTC).isoformat())
@@ -305,20 +309,21 @@ class TableRecords(Follower):
         since, until = min(both(since_s)), max(both(until_s))
         known = await self._store.known(self._pbx, _instant(since), _instant(until))
         new = [one for one in records if one.key not in known]
-        if begun is not None and new and since < begun + LONGEST_CALL_S:
-            new = await self._from_before(new, begun) + new
+        if begun is not None and since < begun + LONGEST_CALL_S:
+            # At the very first, what a shorter sweep has taken up is as new.
+            new = await self._from_before(records if self._is_first else new, begun) + new
         for start in range(0, len(new), AT_ONCE):
             await self._store.add(new[start : start + AT_ONCE])
         return len(new)
 
-    async def _from_before(self, new: Sequence[Cdr], begun: int) -> list[Cdr]:
-        told = {one.linkedid: _may_have_begun(one) for one in new}
+    async def _from_before(self, some: Sequence[Cdr], begun: int) -> list[Cdr]:
+        told = {one.linkedid: _may_have_begun(one) for one in some}
         early = [linkedid for linkedid, at in told.items() if at < begun]
         found: list[Cdr] = []
         for start in range(0, len(early), 200):
-            some = early[start : start + 200]
-            since, until = self._table.wall_time.reach(min(told[one] for one in some) - 2, begun + 1)
-            found += await self._timed(since, until, some)
+            names = early[start : start + 200]
+            since, until = self._table.wall_time.reach(min(told[one] for one in names) - 2, begun + 1)
+            found += await self._timed(since, until, names)
         return found
 
 

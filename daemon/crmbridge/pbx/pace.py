@@ -2,7 +2,7 @@
 
 The table belongs to the PBX, and Asterisk must be able to write into it at any time. So a query asks for a range of
 time that holds a few thousand rows, and after each one there is a pause that is as long as the query took. One that
-takes much longer than usual tells of a database that has other things to do: it gets ten times as long, and smaller
+takes much longer than usual tells of a database that has other things to do: it gets five times as long, and smaller
 questions.
 """
 
@@ -14,8 +14,8 @@ _FIRST_S = 900
 _PER_QUERY = 1000
 """What a query costs beside its rows, in rows."""
 _MUCH = 4
-_NOTICEABLE_S = 0.1
-_BUSY_PAUSE = 10
+_NOTICEABLE_S = 0.5
+_BUSY_PAUSE = 5
 _LONGEST_PAUSE_S = 30.0
 
 
