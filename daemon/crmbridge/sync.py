@@ -156,15 +156,13 @@ class Sync:
         return done
 
     def _begin(self, since: int | None, kept: int | None) -> int:
-        first, last = self._done.first, self._done.last
-        if since is not None:
-            return max(since, first)
-        # The last day is always read again: calls go on beyond the last record.
-        return first if kept is None else max(min(kept, last - LONGEST_CALL_S), first)
+        wanted = since if since is not None else kept
+        return self._done.first if wanted is None else max(wanted, self._done.first)
 
     async def _keep(self, at: int) -> None:
+        """Remember how far it came; what is later than a day ago may still get records that began earlier."""
         if self._keeps:
-            await self._store.set_progress(self._pbx, PROGRESS, json.dumps({"at": at}))
+            await self._store.set_progress(self._pbx, PROGRESS, json.dumps({"at": min(at, self._recent)}))
 
     async def _take(self, whole: Calls, gathering: Gathering, first: int) -> None:
         """Have these calls written, those that must be read again first."""

@@ -84,7 +84,7 @@ class TableHistory:
         except TooSlowError as error:
             if until_s - since_s <= 1:
                 raise
-            log.warning("sync.slow", reason=str(error), span_s=until_s - since_s)
+            log.debug("sync.slow", reason=str(error), span_s=until_s - since_s)
             self._pace.too_slow()
             return None
         ended = clock()

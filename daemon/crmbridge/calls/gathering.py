@@ -88,7 +88,7 @@ class Gathering:
     def _give(self, whole: Calls) -> Calls:
         for linkedid, call in whole.items():
             del self._open[linkedid]
-            self._given[linkedid] = min(map(_epoch, call))
+            self._given[linkedid] = min(*map(_epoch, call), self.again.get(linkedid, _epoch(call[0])))
         excess = len(self._given) - self._most
         for linkedid in list(self._given)[: max(excess, 0)]:
             # Of calls that began before this one ended, not all are known from now on.
