@@ -25,6 +25,7 @@ from crmbridge.calls.gathering import calls_of
 from crmbridge.calls.history import CallRow
 from crmbridge.pbx.cdr_file import CdrFiles
 from crmbridge.pbx.cdr_table import CdrTable
+from crmbridge.pbx.pace import Pace
 from crmbridge.store.call_list import CallList, open_call_list
 from crmbridge.store.engine import sqlite_url
 from crmbridge.sync import Done, Sync
@@ -132,18 +133,29 @@ async def test_every_call_once_and_whole(
     assert (done.lines, done.records) == (0, len(records)), "twice changes nothing"
 
 
+class Fixed(Pace):
+    """Ranges of one length."""
+
+    def __init__(self, span_s: int) -> None:
+        super().__init__(1000)
+        self.span_s = span_s
+
+    def took(self, rows: int, seconds: float) -> float:
+        del rows, seconds
+        return 0.0
+
+
 @pytest.mark.needs("mariadb")
-@pytest.mark.parametrize(("rows", "pieces"), [(3, 25), (20, 9)])
+@pytest.mark.parametrize(("span_s", "pieces"), [(1800, 60), (7200, 20)])
 async def test_stopped_again_and_again_it_comes_to_the_same(
-    fresh: Fresh, past: TableHistory, calls: CallList, monkeypatch: pytest.MonkeyPatch, rows: int, pieces: int
+    fresh: Fresh, past: TableHistory, calls: CallList, monkeypatch: pytest.MonkeyPatch, span_s: int, pieces: int
 ) -> None:
     monkeypatch.setattr(sync, "BATCH", 5)
-    records = history(rows, calls=60)
+    monkeypatch.setattr(past, "_pace", Fixed(span_s))
+    records = history(pieces, calls=60)
     write(fresh, records)
     runs = 0
     while True:
-        past._pace._rows = rows
-        past._pace.span_s = 3600
         done = await synced(past, calls, stop_after=pieces)
         runs += 1
         assert runs < 200
