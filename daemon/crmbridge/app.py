@@ -9,12 +9,10 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
 
 import structlog
 
 from crmbridge import __version__, build, reload
-from crmbridge.calls import cdr
 from crmbridge.calls.channels import PHONE, Endpoints
 from crmbridge.calls.click_calls import ClickCalls
 from crmbridge.calls.dialing import Code, Dialing, Result
@@ -29,7 +27,6 @@ from crmbridge.liveness import Pulses, status
 from crmbridge.log import set_level
 from crmbridge.pbx import actions
 from crmbridge.pbx.ami import ActionTimeoutError, ConnectionLostError, NotConnectedError
-from crmbridge.records import Records
 from crmbridge.store.call_list import CallList
 from crmbridge.store.clicks import ClickStore, open_clicks
 from crmbridge.store.outbox import Outbox, open_outbox
@@ -135,11 +132,10 @@ class _Bridge:
         self._pulses = Pulses(time.monotonic)
         self._metrics = Metrics(self._readings)
         self._sender = build.sender(settings.crm, outbox, self._pulses.of("sender"), self._count)
-        self._records = Records(
-            read=partial(cdr.from_event, pbx=settings.pbx.name, timezone=self._timezone), store=self._store
-        )
+        self._records = build.call_records(settings, calls)
         others: dict[str, Callable[[Frame], None]] = {
             "Cdr": self._records.take,
+            "FullyBooted": self._records.connected,
             "OriginateResponse": self._take_for_clicks,
         }
         self._tracker = build.tracker(settings.pbx, settings.tell, endpoints, self._clients, numbers)
@@ -156,9 +152,6 @@ class _Bridge:
         self._ami = build.ami(
             settings, wanted=wanted, on_frame=self._intake.take, apart=others.keys(), alive=self._pulses.of("ami")
         )
-
-    async def _store(self, one: cdr.Cdr) -> bool:
-        return bool(await self._calls.add([one]))
 
     def _resync(self) -> None:
         self._ami.resync()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Collection
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import partial
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import structlog
 from sqlalchemy.engine import URL
 
+from crmbridge.calls import cdr_csv
+from crmbridge.calls.cdr import from_event
 from crmbridge.calls.channels import LOCAL, Endpoints
 from crmbridge.calls.clients import Client, Clients
 from crmbridge.calls.debatable import Debatable
@@ -35,12 +38,19 @@ from crmbridge.config import (
 )
 from crmbridge.crm.sender import Outbox, Sender
 from crmbridge.crm.sender import Settings as SenderSettings
+from crmbridge.file_records import FileRecords
 from crmbridge.pbx.ami import Address, Ami
+from crmbridge.pbx.cdr_file import CdrFiles
+from crmbridge.pbx.cdr_table import CdrTable
 from crmbridge.pbx.wire import Frame
+from crmbridge.records import EventRecords, Source, Store
 from crmbridge.store.call_list import CallList, Rows, open_call_list
 from crmbridge.store.engine import sqlite_url
 from crmbridge.store.key import lasting_key
 from crmbridge.store.recovery import begin_anew
+from crmbridge.sync import History as Past
+from crmbridge.sync_sources import FileHistory, TableHistory
+from crmbridge.table_records import TableRecords
 from crmbridge.web import tls
 from crmbridge.web.access import Access, Account
 from crmbridge.web.links import Links
@@ -232,6 +242,42 @@ def call_list(settings: Settings, rows: Rows, *, for_daemon: bool = False) -> Ab
 def call_list_url(store: StoreSettings) -> str | URL:
     """Where the call list lies."""
     return store.url.get_secret_value() if store.url else sqlite_url(store.state_dir / CALL_LIST)
+
+
+def call_records(settings: Settings, store: Store) -> Source:
+    """Follows the source of call records. Raises SourceError where cdr.source is no address."""
+    source, pbx = settings.cdr.source.get_secret_value(), settings.pbx.name
+    if source == "ami":
+        return EventRecords(read=partial(from_event, pbx=pbx, timezone=pbx_timezone(settings.cdr)), store=store)
+    if source.startswith("/"):
+        return FileRecords(pbx=pbx, files=cdr_files(settings), store=store)
+    return TableRecords(pbx=pbx, table=cdr_table(settings), store=store)
+
+
+def past(settings: Settings, stack: AsyncExitStack) -> Past | None:
+    """The PBX's history, closed with `stack`; None where the source keeps none. Raises SourceError."""
+    source = settings.cdr.source.get_secret_value()
+    if source == "ami":
+        return None
+    if source.startswith("/"):
+        return FileHistory(cdr_files(settings))
+    table = cdr_table(settings)
+    stack.push_async_callback(table.close)
+    return TableHistory(table)
+
+
+def cdr_table(settings: Settings) -> CdrTable:
+    """The table that cdr.source names. Raises SourceError."""
+    cdr = settings.cdr
+    return CdrTable(
+        cdr.source.get_secret_value(), cdr.table, pbx=settings.pbx.name, timezone=pbx_timezone(settings.cdr)
+    )
+
+
+def cdr_files(settings: Settings) -> CdrFiles:
+    """The file that cdr.source names, and its siblings."""
+    read = cdr_csv.from_line(settings.pbx.name, pbx_timezone(settings.cdr))
+    return CdrFiles(Path(settings.cdr.source.get_secret_value()), read)
 
 
 def pbx_timezone(cdr: CdrSettings) -> tzinfo:

@@ -21,6 +21,7 @@ from crmbridge import __version__, app, build, checks, config, log, terminal
 from crmbridge.calls.clients import Clients
 from crmbridge.calls.events import CallEvent
 from crmbridge.calls.tracker import Tracker
+from crmbridge.cli_calls import sync
 from crmbridge.cli_sql import sql_access
 from crmbridge.cli_story import story
 from crmbridge.cli_support import calls, clicks, outbox_cli
@@ -48,6 +49,7 @@ cli.command()(calls)
 cli.command()(clicks)
 cli.command()(sql_access)
 cli.command()(story)
+cli.command()(sync)
 
 
 def main() -> None:

@@ -1,15 +1,19 @@
-"""Call records on their way from the PBX to the call list: in order, and in nobody's way.
+"""Call records on their way from the PBX to the call list, where AMI's `Cdr` events are the records.
 
 A popup must not wait for the call list, so records have a task of their own. While the store refuses them they wait in
-memory and are tried again.
+memory and are tried again. What happens without an AMI session is lost here: `table_records` and `file_records` follow
+sources that keep what they had to say.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
+from itertools import islice
+from typing import Protocol
 
 import structlog
 
@@ -20,19 +24,47 @@ log = structlog.get_logger("crmbridge.cdr")
 
 MOST_WAITING = 50_000
 """Records kept while the store refuses them (some 50 MB); beyond it the newest are dropped, loudly."""
+AT_ONCE = 500
+"""Records that are taken up in one transaction."""
 RETRY_S = 5.0
 
 
-class Records:
-    """Takes call records and has them stored."""
+class Source(Protocol):
+    """Where call records come from."""
 
-    def __init__(
-        self,
-        *,
-        read: Callable[[Mapping[str, str]], Cdr],
-        store: Callable[[Cdr], Awaitable[bool]],
-        retry_s: float = RETRY_S,
-    ) -> None:
+    def take(self, event: Mapping[str, str]) -> None:
+        """Take an AMI `Cdr` event. Returns at once."""
+
+    def connected(self, event: Mapping[str, str]) -> None:
+        """There is a new AMI session, and there may have been records before it."""
+
+    def stop(self) -> None:
+        """Ask `run` to end soon."""
+
+    async def run(self) -> None:
+        """Have records stored, until `stop`."""
+
+
+class Store(Protocol):
+    """What the call list does for records."""
+
+    async def add(self, records: Sequence[Cdr]) -> int:
+        """Take up those that are new; how many."""
+
+    async def known(self, pbx: str, since_at: datetime, until_at: datetime) -> set[tuple[str, str, str, int, str]]:
+        """The keys of those that are there."""
+
+    async def progress(self, pbx: str, name: str) -> str | None:
+        """What was kept under this name."""
+
+    async def set_progress(self, pbx: str, name: str, value: str) -> None:
+        """Keep a small text."""
+
+
+class EventRecords:
+    """Takes the events as records and has them stored."""
+
+    def __init__(self, *, read: Callable[[Mapping[str, str]], Cdr], store: Store, retry_s: float = RETRY_S) -> None:
         """`read` makes a record of an AMI `Cdr` event and raises ValueError where it can't."""
         self._read = read
         self._store = store
@@ -54,6 +86,9 @@ class Records:
         self._waiting.append(one)
         self._wake.set()
 
+    def connected(self, event: Mapping[str, str]) -> None:
+        """Do nothing: nobody can tell what was missed."""
+
     def stop(self) -> None:
         """Ask `run` to end once it has tried to store what has come."""
         self._stopping = True
@@ -64,8 +99,8 @@ class Records:
         while not self._stopping:
             await self._wake.wait()
             self._wake.clear()
-            while self._waiting and await self._stored(self._waiting[0]):
-                self._waiting.popleft()
+            while self._waiting and await self._stored(list(islice(self._waiting, AT_ONCE))):
+                pass
             if self._waiting:
                 await self._pause()
 
@@ -77,11 +112,14 @@ class Records:
                     self._wake.clear()
         self._wake.set()
 
-    async def _stored(self, one: Cdr) -> bool:
+    async def _stored(self, some: Sequence[Cdr]) -> bool:
         try:
-            new = await self._store(one)
+            new = await self._store.add(some)
         except StoreError as error:
             log.error("cdr.not_stored", error=str(error), waiting=len(self._waiting))
             return False
-        log.debug("cdr.stored", linkedid=one.linkedid, uniqueid=one.uniqueid, new=new)
+        for one in some:
+            self._waiting.popleft()
+            log.debug("cdr.stored", linkedid=one.linkedid, uniqueid=one.uniqueid)
+        log.debug("cdr.taken_up", records=len(some), new=new)
         return True

@@ -17,13 +17,14 @@ from rich.table import Table
 
 from crmbridge import app, config
 from crmbridge.config import ConfigError, Settings
+from crmbridge.pbx.cdr_table import SourceError
 from crmbridge.store.schema import StoreError
 from crmbridge.web.tls import TlsError
 
 EX_UNAVAILABLE, EX_IOERR, EX_CONFIG = 69, 74, 78
 """Exit codes as in sysexits.h: nothing to be had, disk, settings."""
 
-_EXIT_CODES = {StoreError: EX_IOERR, app.ListenError: EX_UNAVAILABLE, TlsError: EX_CONFIG}
+_EXIT_CODES = {StoreError: EX_IOERR, SourceError: EX_UNAVAILABLE, app.ListenError: EX_UNAVAILABLE, TlsError: EX_CONFIG}
 _PIPE_WIDTH = 120
 """Columns of a table that goes to a file or a pipe."""
 

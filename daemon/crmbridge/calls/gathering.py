@@ -1,0 +1,135 @@
+"""Gathers records, as they are read from the PBX's history, into whole calls. Pure.
+
+Records are read in order of their start, in ranges; within a range in no order. A call's lines are made of all of its
+records together, so a call is given away when none can follow: all of its records have ended by then, and `SLACK_S`
+have passed. Two things may still be wrong, and both are said instead of guessed, so that whoever reads can read the
+call again (`Gathering.again`):
+
+- a record comes of a call that was given away already;
+- a call began before the place where the reading began, or may have.
+
+Memory is bounded: it holds the calls that go on, and which were given away lately.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from crmbridge.calls.cdr import Cdr, epoch
+
+SLACK_S = 600
+"""The records of a call follow one another without a gap, since each of its channels has one from beginning to end
+(main/cdr.c), parked or not. A gap comes only from a dialplan that switches records off for a while (NoCDR), and from
+clocks that are set. After ten minutes without a record a call has ended, but for one in thousands, which is read
+again."""
+LONGEST_CALL_S = 86400
+"""What is taken for the longest call: a day. Asterisk has no limit of its own; the longest that people have are
+conferences of a working day and lines that nobody hung up over night."""
+MOST_REMEMBERED = 100_000
+"""Calls that were given away, by linkedid: some 20 MB."""
+_AHEAD_S = 2
+"""A record starts within this of its channel's making, which the id tells."""
+
+Calls = dict[str, list[Cdr]]
+"""By linkedid, the records of each."""
+
+
+class Gathering:
+    """Calls on their way to being whole."""
+
+    def __init__(
+        self, since: int, *, slack_s: int = SLACK_S, guess: bool = True, remembered: int = MOST_REMEMBERED
+    ) -> None:
+        """`since`: where the reading begins, in epoch seconds. `guess`: whether a call may have begun before that whose
+        linkedid doesn't tell when it did."""
+        self._since = since
+        self._slack_s = slack_s
+        self._guess = guess
+        self._most = remembered
+        self._open: Calls = {}
+        self._given: dict[str, int] = {}
+        """Linkedid → its first start; in the order in which they were given away."""
+        self.again: dict[str, int] = {}
+        """Linkedid → from where on it must be read again to be whole. Whoever does so takes it out."""
+
+    @property
+    def oldest(self) -> int | None:
+        """The first start among the calls that were not given away yet: from there on all must be read again, if what
+        is in memory is lost."""
+        return min((_epoch(one) for records in self._open.values() for one in records), default=None)
+
+    def take(self, records: Iterable[Cdr]) -> None:
+        """Take up records."""
+        gathered, given = self._open, self._given
+        for one in records:
+            linkedid = one.linkedid
+            call = gathered.get(linkedid)
+            if call is not None:
+                call.append(one)
+            elif linkedid in given:
+                self._reopen(one, given.pop(linkedid))
+            else:
+                begun = self._may_have_begun(one)
+                if begun is None:
+                    gathered[linkedid] = [one]
+                else:
+                    self._reopen(one, begun)
+
+    def settled(self, until: int) -> Calls:
+        """Give away the calls that have ended, when all that starts before `until` (epoch seconds) was taken."""
+        limit = until - self._slack_s
+        whole = {linkedid: call for linkedid, call in self._open.items() if _has_ended(call, limit)}
+        return self._give(whole)
+
+    def rest(self) -> Calls:
+        """Give away all that there is: nothing more will come."""
+        return self._give(self._open.copy())
+
+    def _give(self, whole: Calls) -> Calls:
+        for linkedid, call in whole.items():
+            del self._open[linkedid]
+            self._given[linkedid] = min(*map(_epoch, call), self.again.get(linkedid, _epoch(call[0])))
+        excess = len(self._given) - self._most
+        for linkedid in list(self._given)[: max(excess, 0)]:
+            # Of calls that began before this one ended, not all are known from now on.
+            self._since = max(self._since, self._given.pop(linkedid))
+        return whole
+
+    def _reopen(self, one: Cdr, begun: int) -> None:
+        self._open[one.linkedid] = [one]
+        self.again[one.linkedid] = min(begun, self.again.get(one.linkedid, begun))
+
+    def _may_have_begun(self, one: Cdr) -> int | None:
+        """Since when the call may go on, where that is before what we know; None where it is known from its begin."""
+        start = _epoch(one)
+        told = epoch(one.linkedid)
+        if told is not None and start - LONGEST_CALL_S <= told <= start + _AHEAD_S:
+            return told - _AHEAD_S if told < self._since + _AHEAD_S else None
+        earliest = start - LONGEST_CALL_S
+        return earliest if self._guess and earliest < self._since else None
+
+
+def joined(records: Iterable[Cdr]) -> list[Cdr]:
+    """Without those that were read twice."""
+    return list({one.key: one for one in records}.values())
+
+
+def calls_of(records: Iterable[Cdr]) -> Calls:
+    """Records by their call."""
+    calls: Calls = {}
+    for one in records:
+        calls.setdefault(one.linkedid, []).append(one)
+    return calls
+
+
+def ended_by(call: Iterable[Cdr], at: float) -> bool:
+    """Whether all of a call's records ended before that, in epoch seconds."""
+    return all(_epoch(one) + one.duration_s < at for one in call)
+
+
+def _has_ended(call: list[Cdr], limit: int) -> bool:
+    return call[-1].start_at.timestamp() < limit and ended_by(call, limit)
+
+
+def _epoch(one: Cdr) -> int:
+    return int(one.start_at.timestamp())

@@ -1,0 +1,132 @@
+"""`crmbridge sync`: the PBX's history into the call list."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from crmbridge import build, config, log
+from crmbridge.cli_support import InstantOption
+from crmbridge.config import Settings
+from crmbridge.sync import Done, Sync
+from crmbridge.terminal import ConfigOption, JsonOption, console, fail, load, local, run
+
+LINE_EVERY_S = 10.0
+"""Where there is no terminal: how often a line says how far it is."""
+EX_STOPPED = 130
+"""As a shell gives it for a program that SIGINT ended."""
+
+
+def sync(
+    since: InstantOption = None,
+    again: Annotated[bool, typer.Option("--again", help="From the beginning, whatever was done before.")] = False,
+    config_file: ConfigOption = config.DEFAULT_FILE,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring the PBX's whole history of calls into the call list; where it was stopped, it goes on.
+
+    The daemon may run meanwhile, and takes up new calls as ever. What is in the list already is not doubled, and
+    nothing is deleted from it. Times are this machine's.
+    """
+    settings = load(config_file)
+    log.configure(level="warning", form="console", mask_numbers=settings.log.mask_numbers)
+    began = time.monotonic()
+    with _Shown(quiet=as_json) as shown:
+        done = run(_synced(settings, since.astimezone(UTC) if since else None, again=again, show=shown.show))
+    seconds = time.monotonic() - began
+    if as_json:
+        typer.echo(json.dumps(_summary(done, seconds)))
+    else:
+        typer.echo(_told(done, seconds))
+    if done.stopped:
+        raise typer.Exit(EX_STOPPED)
+
+
+async def _synced(settings: Settings, since: datetime | None, *, again: bool, show: Callable[[Done], None]) -> Done:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        history = build.past(settings, stack)
+        if history is None:
+            fail("cdr.source is ami: events have no history. Name the CDR table or file (docs/call-records.md)", 2)
+        endpoints, numbers = build.endpoints(settings.pbx), build.numbers(settings.numbers)
+        rows = build.history(endpoints, numbers, build.clients(settings.crm)).rows
+        store = await stack.enter_async_context(build.call_list(settings, rows))
+        now = int(datetime.now(UTC).timestamp())
+        one = Sync(pbx=settings.pbx.name, history=history, rows=rows, store=store, now=now, show=show)
+        return await one.run(stop, since=int(since.timestamp()) if since else None, again=again)
+
+
+class _Shown:
+    """How far it is: a bar in a terminal, elsewhere a line now and then."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._bar: Progress | None = None
+        if not quiet and sys.stdout.isatty():
+            columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+            self._bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console())
+            self._task = self._bar.add_task("reading", total=None)
+        self._began = time.monotonic()
+        self._told_at = self._began
+
+    def __enter__(self) -> _Shown:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, done: Done) -> None:
+        """Tell it, if it is time."""
+        now = time.monotonic()
+        told = f"{_day(done.at)}  {done.records:,} records  {done.records / max(now - self._began, 0.001):,.0f}/s"
+        if self._bar is not None:
+            total, completed = max(done.last - done.first, 1), done.at - done.first
+            self._bar.update(self._task, total=total, completed=completed, description=told)
+        elif not self._quiet and now - self._told_at >= LINE_EVERY_S:
+            self._told_at = now
+            typer.echo(told)
+
+
+def _day(epoch_s: int) -> str:
+    return local(datetime.fromtimestamp(epoch_s, UTC))[:10]
+
+
+def _summary(done: Done, seconds: float) -> dict[str, object]:
+    return {
+        "records": done.records,
+        "calls": done.calls,
+        "lines": done.lines,
+        "added": done.added,
+        "cut": done.cut,
+        "seconds": round(seconds, 1),
+        "until": datetime.fromtimestamp(done.at, UTC).isoformat(),
+        "stopped": done.stopped,
+    }
+
+
+def _told(done: Done, seconds: float) -> str:
+    told = (
+        f"{done.records:,} records of {done.calls:,} calls read in {seconds:,.1f} s "
+        f"({done.records / max(seconds, 0.001):,.0f} a second); {done.lines:,} lines were new or had changed, "
+        f"{done.added:,} records of the last day were taken up"
+    )
+    if done.cut:
+        told += f"; {done.cut:,} calls began before the first record that there is, and were left as they are"
+    if done.stopped:
+        told += f"\nstopped at {_day(done.at)}; what was read till then is in the call list: `crmbridge sync` goes on"
+    return told

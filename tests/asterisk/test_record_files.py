@@ -1,0 +1,137 @@
+"""Call records on real Asterisks: what each backend writes as our files tell it to is the same record, read anywhere."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import UTC
+from pathlib import Path
+
+import pytest
+from tests.asterisk.lab import mariadb
+from tests.asterisk.lab import pbx as lab_pbx
+from tests.asterisk.lab.network import Network
+from tests.asterisk.lab.pbx import SHIPPED, Pbx
+from tests.asterisk.lab.stage import perform
+from tests.asterisk.scenarios import SCENARIOS
+
+from crmbridge.calls.cdr import Cdr, from_event
+from crmbridge.calls.cdr_csv import OURS, from_line
+from crmbridge.pbx.cdr_file import CdrFiles
+from crmbridge.pbx.cdr_table import CdrTable
+
+pytestmark = pytest.mark.needs("asterisk", "mariadb")
+
+LIMIT_S = 30
+EVER = (0, 4_000_000_000)
+
+
+@pytest.fixture
+def own_pbx(root: tuple[str, Path]) -> Iterator[Pbx]:
+    """An Asterisk of this test's own, with our files in their places."""
+    version, path = root
+    with Network() as network, lab_pbx.running(version, path, network) as pbx:
+        yield pbx
+
+
+def inside(pbx: Pbx, path: str) -> Path:
+    return Path(f"/proc/{pbx.pid}/root{path}")
+
+
+def files(pbx: Pbx, path: str) -> CdrFiles:
+    return CdrFiles(inside(pbx, path), from_line("pbx", UTC))
+
+
+def records_in(some: CdrFiles) -> list[Cdr]:
+    return some.part(some.path, some.beginning(some.path)).records
+
+
+async def told(pbx: Pbx, *scenarios: str) -> list[Cdr]:
+    """The records that cdr_manager told of."""
+    found: list[Cdr] = []
+    for name in scenarios:
+        recording = await perform(pbx, SCENARIOS[name])
+        frames = [frame for frame in recording.frames if frame.get("Event") == "Cdr"]
+        found += [from_event(frame, pbx="pbx", timezone=UTC) for frame in frames]
+    return sorted(found)
+
+
+async def test_our_csv_file_is_what_the_events_tell(own_pbx: Pbx) -> None:
+    """`cdr_custom.conf` as it is shipped, taken up without a restart."""
+    own_pbx.cli("module load cdr_custom.so")
+    expected = await told(own_pbx, "did_answered", "queue_local_members", "name_hostile")
+    some = files(own_pbx, "/var/log/asterisk/cdr-custom/crmbridge.csv")
+    assert len(expected) > 4
+    assert sorted(records_in(some)) == expected
+    assert some.path.read_text().startswith(f'"{OURS}",')
+    assert some.path.stat().st_mode & 0o044, "others may read it, where they may enter the folder"
+
+
+@pytest.mark.parametrize(
+    "columns", ["", "loguserfield=yes\n", "newcdrcolumns=yes\n", "loguserfield=yes\nnewcdrcolumns=yes\n"]
+)
+async def test_master_csv_whatever_columns_it_has(own_pbx: Pbx, columns: str) -> None:
+    own_pbx.configure("cdr.conf", f"[general]\nenable=yes\n[csv]\nusegmtime=yes\nloguniqueid=yes\n{columns}")
+    own_pbx.cli("module load cdr_csv.so")
+    expected = await told(own_pbx, "did_answered", "queue_local_members")
+    found = records_in(files(own_pbx, "/var/log/asterisk/cdr-csv/Master.csv"))
+    whole = "newcdrcolumns" in columns
+
+    def comparable(one: Cdr) -> Cdr:
+        # It has neither, nor, without newcdrcolumns, what joins records and tells them apart.
+        bare = one._replace(did="", recordingfile="")
+        return bare if whole else bare._replace(linkedid=one.uniqueid, sequence=-int(one.start_at.timestamp()))
+
+    assert sorted(found) == sorted(map(comparable, expected))
+
+
+async def test_the_table_by_odbc(root: tuple[str, Path]) -> None:
+    """Every step of asterisk-conf/vanilla/odbc, as its files say."""
+    version, path = root
+    with Network() as network, mariadb.running(network, port=3306) as database:
+        database.run(shipped("cdr.sql"))
+        with lab_pbx.running(version, path, network) as pbx:
+            inside(pbx, "/etc/odbc.ini").write_text(shipped("odbc.ini"))
+            for name in ("res_odbc.conf", "cdr_adaptive_odbc.conf"):
+                pbx.configure(name, shipped(name).replace(";password =", "password ="))
+            # The lab's own modules.conf keeps them from being loaded at the start.
+            for module in ("res_odbc.so", "cdr_adaptive_odbc.so"):
+                pbx.cli(f"module load {module}")
+            assert "Adaptive ODBC" in pbx.cli("cdr show status")
+            expected = await told(pbx, "did_answered", "queue_local_members")
+            table = "SELECT COUNT(*) FROM asteriskcdrdb.cdr"
+            async with asyncio.timeout(LIMIT_S):
+                while int(database.run(table).split()[1]) < len(expected):  # noqa: ASYNC110  # nobody tells
+                    await asyncio.sleep(0.05)
+            assert await rows(network, database) == expected
+
+
+async def rows(network: Network, database: mariadb.Database) -> list[Cdr]:
+    """The table's records, read as crmbridge's own user, over the lab's network."""
+    relay = await asyncio.start_server(lambda *streams: passed_on(network, database.port, *streams), "127.0.0.1", 0)
+    port = relay.sockets[0].getsockname()[1]
+    url = f"mysql+asyncmy://crmbridge:REPLACE-ME-TOO@127.0.0.1:{port}/asteriskcdrdb"
+    table = CdrTable(url, "cdr", pbx="pbx", timezone=UTC)
+    try:
+        shape = await table.shape()
+        assert (shape.indexed, shape.lacking) == (True, ())
+        return sorted(await table.read(*EVER))
+    finally:
+        await table.close()
+        relay.close()
+        await relay.wait_closed()
+
+
+async def passed_on(network: Network, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    there, to = await asyncio.open_connection(sock=network.connected(("127.0.0.1", port)))
+
+    async def copied(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        while data := await source.read(1 << 16):
+            target.write(data)
+        target.close()
+
+    await asyncio.gather(copied(reader, to), copied(there, writer))
+
+
+def shipped(name: str) -> str:
+    return (SHIPPED / "odbc" / name).read_text()
