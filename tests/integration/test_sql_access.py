@@ -314,6 +314,22 @@ async def test_views_that_are_not_there_yet_are_made(fresh: Fresh, tmp_path: Pat
     assert "all_calls" in fresh.sql("SHOW TABLES")
 
 
+@pytest.mark.needs("php-mysqli")
+async def test_crmbridges_own_user_may_become_another(fresh: Fresh, config: Path, tmp_path: Path) -> None:
+    password = await made(fresh, config)
+    fresh.sql(f"CREATE USER second@'127.0.0.1' IDENTIFIED BY '{fresh.password}'; DROP USER {fresh.user}@'127.0.0.1'")
+    try:
+        fresh.sql(f"GRANT ALL ON `{fresh.name}`.* TO second@'127.0.0.1'")
+        (answer,) = await php(fresh, password, "SELECT * FROM outgoing_calls")
+        assert "Access denied for user 'crm'" in answer, "the views are read with the rights of a user who is gone"
+        url = fresh.url.replace(fresh.user, "second")
+        again = write(tmp_path, ami_port=1, url="http://127.0.0.1:9/x", more=f'url = "{url}"')
+        password = await made(fresh, again)
+        assert await php(fresh, password, "SELECT * FROM outgoing_calls") == [[shown(0)]]
+    finally:
+        fresh.sql(f"DROP USER second@'127.0.0.1'; CREATE USER {fresh.user}@'127.0.0.1'")
+
+
 @pytest.mark.needs("openssl", "php-mysqli")
 async def test_tls_where_the_server_has_it(tmp_path: Path) -> None:
     key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
