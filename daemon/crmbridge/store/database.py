@@ -48,13 +48,8 @@ Work = Callable[[AsyncConnection], Awaitable[T]]
 class Database:
     """A database, and what tables it must have. Use `opened`."""
 
-    def __init__(
-        self, engine: AsyncEngine, schemas: Sequence[Schema], recover: Recover | None, connections: int
-    ) -> None:
+    def __init__(self, engine: AsyncEngine, schemas: Sequence[Schema], recover: Recover | None) -> None:
         self._engine = engine
-        # Nobody may wait in the pool: Python 3.11's wait_for, by which it waits, forgets that it was cancelled when
-        # what it waits for comes at that moment, and whoever was to be cut off then hangs with the server.
-        self._connections = asyncio.Semaphore(connections)
         self._reading = reading(engine)
         self._schemas = schemas
         self._recover = recover
@@ -119,14 +114,14 @@ class Database:
                 async with turn:
                     for pause_s in _PAUSES_S:
                         try:
-                            return await self._once(engine, work)
+                            return await _once(engine, work)
                         except SQLAlchemyError as error:
                             if self.is_sqlite or not mysql.passing(error):
                                 raise
                             passed = error
                         log.debug("store.tried_again", reason=explain(passed))
                         await asyncio.sleep(pause_s * (1 - random() / 2))  # noqa: S311  # no secret
-                    return await self._once(engine, work)
+                    return await _once(engine, work)
         except TimeoutError:
             raise StoreError(f"{self.name} {explain(passed)}" if passed else self._hangs(limit_s)) from None
         except (SQLAlchemyError, OSError) as error:
@@ -134,12 +129,13 @@ class Database:
                 self._up, self._damaged = False, True
             raise StoreError(f"{self.name} {explain(error)}") from error
 
-    async def _once(self, engine: AsyncEngine, work: Work[T]) -> T:
-        async with self._connections, engine.begin() as connection:
-            return await work(connection)
-
     def _hangs(self, limit_s: float) -> str:
         return f"{self.name} does not answer within {limit_s:g} s"
+
+
+async def _once(engine: AsyncEngine, work: Work[T]) -> T:
+    async with engine.begin() as connection:
+        return await work(connection)
 
 
 async def opened(
@@ -155,7 +151,7 @@ async def opened(
     `later`, for the daemon: where a server is away, hangs or refuses, or a file's disk does, that is logged, and the
     tables are brought up at the first use that succeeds. `recover`: see `bring_up_async`.
     """
-    database = Database(make_engine(url, connections), schemas, recover, connections)
+    database = Database(make_engine(url, connections), schemas, recover)
     try:
         await database.bring_up(START_LIMIT_S if later else LIMIT_S)
     except StoreError as error:
