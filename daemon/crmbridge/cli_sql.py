@@ -12,7 +12,8 @@ from sqlalchemy.engine import make_url
 from crmbridge import build, config
 from crmbridge.config import Settings
 from crmbridge.store import sql_access as access
-from crmbridge.store.call_tables import VIEWS
+from crmbridge.store.call_tables import SCHEMA, VIEWS
+from crmbridge.store.schema import view_statements
 from crmbridge.terminal import EX_CONFIG, EX_IOERR, ConfigOption, fail, load, run
 
 UserOption = Annotated[str, typer.Option(help="The user's name.")]
@@ -61,7 +62,7 @@ def sql_access(
         connections=connections,
         statement_s=statement_s,
     )
-    run(_views_made(settings))
+    run(_views_made(settings, url))
     server = run(access.ask(url))
     statements = access.statements(reader, server, make_url(url).database or "")
     if apply:
@@ -83,10 +84,10 @@ def _server(settings: Settings) -> str:
     return url
 
 
-async def _views_made(settings: Settings) -> None:
-    """They may not be there yet, where the daemon has not run since store.url was set. Raises StoreError."""
+async def _views_made(settings: Settings, url: str) -> None:
+    """They may not be there yet, or belong to a user by whom crmbridge came before. Raises StoreError."""
     async with build.call_list(settings, lambda records: []):  # noqa: ARG005  # none is read here
-        pass
+        await access.apply(url, view_statements(SCHEMA))
 
 
 def _hosts(settings: Settings, given: list[str] | None) -> list[access.Host]:

@@ -229,6 +229,7 @@ async def test_the_clients_calls_are_told_apart(calls: CallList) -> None:
 
     assert await clients("10") == ["10"] * 3
     assert await clients("12", "11") == ["12", "11"] * 3
+    assert len((await calls.by_number(KEY, client_ids=frozenset({"10", "11"}))).rows) == 6
     assert await clients() == []
     assert await clients("1' OR '1'='1") == []
 

@@ -150,10 +150,12 @@ async def test_what_else_is_asked_of_the_views(fresh: Fresh, config: Path) -> No
         "SELECT * FROM all_calls WHERE ext = '779' AND time >= '2026-11-23'",
         f"SELECT * FROM ({union}) AS c WHERE `number` = '033004799' ORDER BY time",
         "SELECT count(*) AS n FROM all_calls WHERE number = 0",
+        "SELECT '33004799x' = 033004799 AS n",
         filled("", "'033004799'"),
     )
     assert answers[:5] == [[shown(0)], [shown(1), shown(2), shown(3)], [shown(2)], [shown(0), shown(1)], [{"n": "1"}]]
-    assert "error in your SQL syntax" in answers[5], "with nothing for %s it is no SQL"
+    assert answers[5] == [{"n": "1"}]
+    assert "error in your SQL syntax" in answers[6], "with nothing for %s it is no SQL"
 
 
 def plan(fresh: Fresh, query: str) -> list[tuple[str, ...]]:
@@ -312,6 +314,22 @@ async def test_views_that_are_not_there_yet_are_made(fresh: Fresh, tmp_path: Pat
     code, _, _ = await sql_access(config)
     assert code == 0
     assert "all_calls" in fresh.sql("SHOW TABLES")
+
+
+@pytest.mark.needs("php-mysqli")
+async def test_crmbridges_own_user_may_become_another(fresh: Fresh, config: Path, tmp_path: Path) -> None:
+    password = await made(fresh, config)
+    fresh.sql(f"CREATE USER second@'127.0.0.1' IDENTIFIED BY '{fresh.password}'; DROP USER {fresh.user}@'127.0.0.1'")
+    try:
+        fresh.sql(f"GRANT ALL ON `{fresh.name}`.* TO second@'127.0.0.1'")
+        (answer,) = await php(fresh, password, "SELECT * FROM outgoing_calls")
+        assert "Access denied for user 'crm'" in answer, "the views are read with the rights of a user who is gone"
+        url = fresh.url.replace(fresh.user, "second")
+        again = write(tmp_path, ami_port=1, url="http://127.0.0.1:9/x", more=f'url = "{url}"')
+        password = await made(fresh, again)
+        assert await php(fresh, password, "SELECT * FROM outgoing_calls") == [[shown(0)]]
+    finally:
+        fresh.sql(f"DROP USER second@'127.0.0.1'; CREATE USER {fresh.user}@'127.0.0.1'")
 
 
 @pytest.mark.needs("openssl", "php-mysqli")

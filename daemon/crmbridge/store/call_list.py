@@ -68,7 +68,8 @@ class CallList:
     async def add(self, records: Sequence[Cdr]) -> int:
         """Take up records of any calls; when this returns they are on disk, and these calls' lines as they must be.
 
-        Those that are there already (by `Cdr.key`) are passed over. How many were new.
+        Those that are there already (by `Cdr.key`) are passed over. How many were new; where a connection was cut and
+        all was done twice, fewer than there were.
         """
 
         async def work(connection: AsyncConnection) -> tuple[int, list[tuple[str, int, Numbers]]]:
@@ -168,7 +169,7 @@ class CallList:
         """
         wanted: list[ColumnElement[bool]] = []
         if client_ids is not None:
-            wanted.append(calls.c.client_id.in_(client_ids))
+            wanted.append(calls.c.client_id.in_(sorted(client_ids)))
         if extension is not None:
             wanted.append(calls.c.extension == extension)
         if incoming is not None:

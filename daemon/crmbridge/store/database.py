@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from random import random
 from typing import TypeVar
 
@@ -55,6 +56,7 @@ class Database:
         self._up = False
         self._damaged = False
         self._bringing_up = asyncio.Lock()
+        self._writing = asyncio.Lock()  # writers that wait for one another must not hold all connections
         self.is_sqlite = engine.dialect.name == "sqlite"
         self.name = shown(engine.url)
         """For messages."""
@@ -93,13 +95,15 @@ class Database:
 
     async def write(self, work: Work[T], limit_s: float = LIMIT_S) -> T:
         """Do this in a transaction of its own and commit it. Raises StoreError."""
-        return await self._run(self._engine, work, limit_s)
+        return await self._run(self._engine, work, limit_s, self._writing)
 
     async def read(self, work: Work[T], limit_s: float = LIMIT_S) -> T:
         """The same for what only reads. Raises StoreError."""
-        return await self._run(self._reading, work, limit_s)
+        return await self._run(self._reading, work, limit_s, nullcontext())
 
-    async def _run(self, engine: AsyncEngine, work: Work[T], limit_s: float) -> T:
+    async def _run(
+        self, engine: AsyncEngine, work: Work[T], limit_s: float, turn: AbstractAsyncContextManager[object]
+    ) -> T:
         if self.is_sqlite:
             await self.bring_up()
             limit_s += BUSY_TIMEOUT_MS / 1000  # for another writer
@@ -107,16 +111,17 @@ class Database:
         try:
             async with asyncio.timeout(limit_s):
                 await self.bring_up(limit_s)
-                for pause_s in _PAUSES_S:
-                    try:
-                        return await _once(engine, work)
-                    except SQLAlchemyError as error:
-                        if self.is_sqlite or not mysql.passing(error):
-                            raise
-                        passed = error
-                    log.debug("store.tried_again", reason=explain(passed))
-                    await asyncio.sleep(pause_s * (1 - random() / 2))  # noqa: S311  # no secret
-                return await _once(engine, work)
+                async with turn:
+                    for pause_s in _PAUSES_S:
+                        try:
+                            return await _once(engine, work)
+                        except SQLAlchemyError as error:
+                            if self.is_sqlite or not mysql.passing(error):
+                                raise
+                            passed = error
+                        log.debug("store.tried_again", reason=explain(passed))
+                        await asyncio.sleep(pause_s * (1 - random() / 2))  # noqa: S311  # no secret
+                    return await _once(engine, work)
         except TimeoutError:
             raise StoreError(f"{self.name} {explain(passed)}" if passed else self._hangs(limit_s)) from None
         except (SQLAlchemyError, OSError) as error:

@@ -171,5 +171,10 @@ def _migrate_one(connection: Connection, schema: Schema, now: datetime) -> None:
 def _create_views(connection: Connection, schema: Schema) -> None:
     if connection.dialect.name == "sqlite":
         return
-    for name, query in schema.views.items():
-        connection.exec_driver_sql(f"CREATE OR REPLACE SQL SECURITY DEFINER VIEW {name} AS {query}")
+    for statement in view_statements(schema):
+        connection.exec_driver_sql(statement)
+
+
+def view_statements(schema: Schema) -> list[str]:
+    """What makes its views, or makes them anew as of who runs it, with whose rights they are read."""
+    return [f"CREATE OR REPLACE SQL SECURITY DEFINER VIEW {name} AS {query}" for name, query in schema.views.items()]

@@ -45,14 +45,16 @@ def running(
     `port`: 3307 in a network, one that is free in this process's own, where nothing else is said. `options`: more of
     the server's. Raises DatabaseError.
     """
-    port = port or (3307 if network else free_port())
     # Not the test's own temporary folder: the path of a socket may be 107 bytes long.
     with tempfile.TemporaryDirectory(prefix="crmbridge-db.", ignore_cleanup_errors=True) as folder:
-        where = Database("127.0.0.1", port, Path(folder) / "socket")
         data = Path(folder) / "data"
-        as_user = ["--user=root"] if os.geteuid() == 0 else []
-        _install(data, as_user)
-        command = ["mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={where.socket}", *as_user]
+        # A server that starts deletes what others that are at work have in a temporary folder that they share.
+        ours = ["--user=root"] if os.geteuid() == 0 else []
+        ours += [f"--datadir={data}", f"--tmpdir={folder}"]
+        _install(ours)
+        port = port or (3307 if network else free_port())
+        where = Database("127.0.0.1", port, Path(folder) / "socket")
+        command = ["mariadbd", "--no-defaults", f"--socket={where.socket}", *ours]
         command += [f"--port={port}", f"--bind-address={where.host}", "--innodb-flush-log-at-trx-commit=0", *options]
         in_network = network.command(*command) if network else ["setpriv", "--pdeathsig", "KILL", "--", *command]
         with _server(in_network, Path(folder) / "ready", Path(folder) / "log"):
@@ -66,8 +68,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _install(data: Path, as_user: list[str]) -> None:
-    command = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", *as_user]
+def _install(ours: list[str]) -> None:
+    command = ["mariadb-install-db", "--no-defaults", *ours]
     command += ["--auth-root-authentication-method=normal", "--skip-test-db"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False)
     if done.returncode != 0:
