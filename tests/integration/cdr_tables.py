@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from tests.asterisk.lab import mariadb
@@ -100,49 +95,3 @@ async def until(condition: Callable[[], bool], within_s: float = 20) -> None:
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110  # of what is asked nobody tells
             await asyncio.sleep(0.01)
-
-
-class Server:
-    """A server that can be killed and started anew on the same data and port."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._port = mariadb.free_port()
-        self.database = mariadb.Database("127.0.0.1", self._port, folder / "socket")
-        self._as_user = ["--user=root"] if os.geteuid() == 0 else []
-        mariadb._install(folder / "data", self._as_user)
-        self._stack = ExitStack()
-
-    def start(self) -> None:
-        """Start it; when this returns it answers."""
-        command = ["setpriv", "--pdeathsig", "KILL", "--", "mariadbd", "--no-defaults", *self._as_user]
-        command += [f"--datadir={self._folder}/data", f"--socket={self._folder}/socket", f"--port={self._port}"]
-        command += ["--bind-address=127.0.0.1", "--innodb-flush-log-at-trx-commit=0"]
-        for leftover in (self._folder / "ready", self._folder / "socket"):
-            leftover.unlink(missing_ok=True)
-        self._stack.enter_context(mariadb._server(command, self._folder / "ready", self._folder / "log"))
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
-        os.kill(int(next((self._folder / "data").glob("*.pid")).read_text(encoding="ascii")), number)
-
-    def kill(self) -> None:
-        """End it as a power cut would."""
-        self.signal(signal.SIGKILL)
-        self.stop()
-
-    def stop(self) -> None:
-        """See that it has ended."""
-        self._stack.close()
-
-
-@contextmanager
-def server() -> Iterator[Server]:
-    """A server that is running."""
-    with tempfile.TemporaryDirectory(prefix="crmbridge-db.", ignore_cleanup_errors=True) as folder:
-        one = Server(Path(folder))
-        one.start()
-        try:
-            yield one
-        finally:
-            one.stop()

@@ -15,16 +15,15 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
+from tests.asterisk.lab.mariadb import Server, server
 from tests.integration.cdr_tables import (
     FREEPBX,
     HERE,
     HISTORY,
     KEY,
-    Server,
     insert,
     reader,
     record,
-    server,
     until,
 )
 from tests.integration.conftest import Fresh

@@ -31,7 +31,8 @@ from tests.asterisk.faults.crm_heard import heard
 from tests.asterisk.faults.judge import SETTLE_S, Call, Report, Sight, judge
 from tests.asterisk.faults.resources import left_behind
 from tests.asterisk.lab.bridge import COMMAND, PASSWORD, Bridge, started
-from tests.integration.cdr_tables import FREEPBX, Server, server
+from tests.asterisk.lab.mariadb import Server, server
+from tests.integration.cdr_tables import FREEPBX
 
 from crmbridge.demo.receiver import Receiver
 from crmbridge.demo.simulated_pbx import SimulatedPbx

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,58 @@ class Database:
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
 
 
+class Server:
+    """A server that can be frozen, killed, and started anew on the same data and port. Raises DatabaseError."""
+
+    def __init__(
+        self, folder: Path, network: Network | None = None, *, port: int | None = None, options: Sequence[str] = ()
+    ) -> None:
+        """As `running` has it; `folder` is for its data, and its path not longer than a socket's may be."""
+        self._folder = folder
+        # A server that starts deletes what others that are at work have in a temporary folder that they share.
+        ours = ["--user=root"] if os.geteuid() == 0 else []
+        ours += [f"--datadir={folder / 'data'}", f"--tmpdir={folder}"]
+        _install(ours)
+        self.database = Database("127.0.0.1", port or (3307 if network else free_port()), folder / "socket")
+        command = ["mariadbd", "--no-defaults", f"--socket={self.database.socket}", *ours]
+        command += [f"--port={self.database.port}", f"--bind-address={self.database.host}"]
+        command += ["--innodb-flush-log-at-trx-commit=0", *options]
+        self._command = network.command(*command) if network else ["setpriv", "--pdeathsig", "KILL", "--", *command]
+        self._stack = ExitStack()
+
+    def start(self) -> None:
+        """Start it; when this returns it answers."""
+        for leftover in (self._folder / "ready", self.database.socket):
+            leftover.unlink(missing_ok=True)
+        self._stack.enter_context(_server(self._command, self._folder / "ready", self._folder / "log"))
+
+    def stop(self) -> None:
+        """End it, at once if it doesn't end by itself."""
+        self._stack.close()
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self.signal(signal.SIGKILL)
+        self.stop()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        os.kill(int(next((self._folder / "data").glob("*.pid")).read_text(encoding="ascii")), number)
+
+
+@contextmanager
+def server(network: Network | None = None, *, port: int | None = None, options: Sequence[str] = ()) -> Iterator[Server]:
+    """A server that runs, in a folder of its own; see `running`."""
+    # Not the test's own temporary folder: the path of a socket may be 107 bytes long.
+    with tempfile.TemporaryDirectory(prefix="crmbridge-db.", ignore_cleanup_errors=True) as folder:
+        one = Server(Path(folder), network, port=port, options=options)
+        one.start()
+        try:
+            yield one
+        finally:
+            one.stop()
+
+
 @contextmanager
 def running(
     network: Network | None = None, *, port: int | None = None, options: Sequence[str] = ()
@@ -45,20 +98,8 @@ def running(
     `port`: 3307 in a network, one that is free in this process's own, where nothing else is said. `options`: more of
     the server's. Raises DatabaseError.
     """
-    # Not the test's own temporary folder: the path of a socket may be 107 bytes long.
-    with tempfile.TemporaryDirectory(prefix="crmbridge-db.", ignore_cleanup_errors=True) as folder:
-        data = Path(folder) / "data"
-        # A server that starts deletes what others that are at work have in a temporary folder that they share.
-        ours = ["--user=root"] if os.geteuid() == 0 else []
-        ours += [f"--datadir={data}", f"--tmpdir={folder}"]
-        _install(ours)
-        port = port or (3307 if network else free_port())
-        where = Database("127.0.0.1", port, Path(folder) / "socket")
-        command = ["mariadbd", "--no-defaults", f"--socket={where.socket}", *ours]
-        command += [f"--port={port}", f"--bind-address={where.host}", "--innodb-flush-log-at-trx-commit=0", *options]
-        in_network = network.command(*command) if network else ["setpriv", "--pdeathsig", "KILL", "--", *command]
-        with _server(in_network, Path(folder) / "ready", Path(folder) / "log"):
-            yield where
+    with server(network, port=port, options=options) as one:
+        yield one.database
 
 
 def free_port() -> int:
