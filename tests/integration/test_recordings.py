@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import re
@@ -20,7 +21,7 @@ from urllib.parse import quote, unquote
 import aiohttp
 import pytest
 from structlog.testing import capture_logs
-from tests.integration.test_bridge import daemon, get, trace, write
+from tests.integration.test_bridge import daemon, trace, write
 from tests.integration.test_web import ELEVEN, GOOD, LIMIT_S, OF_ELEVEN, ROW, Answer, Site, closed, running
 
 from crmbridge.calls.history import Page
@@ -36,6 +37,9 @@ SOUND = bytes(range(256)) * 40
 NAME = "in-trunk-0521234567-20261123-055257-1795413177.274.wav"
 DAY = "2026/11/23"
 OTHER = "q-600-0521234567-20261123-060000-1795413600.9.wav"
+
+
+OF_CRM = "Basic " + base64.b64encode(b"crm:http-s3cret").decode()
 
 
 class Clock:
@@ -225,6 +229,12 @@ async def test_a_recording_that_may_not_be_read(desk: Desk, monkeypatch: pytest.
     monkeypatch.setattr(os, "open", not_ours)
     answer = await desk.get(NAME)
     assert (answer.status, answer.code) == (503, "recordings_unavailable")
+
+
+@pytest.mark.parametrize("mtime_s", [-1, 0, 2**34 - 1])
+async def test_a_file_of_an_impossible_time(desk: Desk, mtime_s: int) -> None:
+    os.utime(desk.monitor / DAY / NAME, (0, mtime_s))
+    assert (await desk.get(NAME, ("If-Modified-Since", "Mon, 23 Nov 2026 05:52:57 GMT"))).status in {200, 304}
 
 
 async def test_no_file_stays_open(desk: Desk) -> None:
@@ -750,31 +760,74 @@ async def test_from_the_record_to_the_browser_and_over_a_restart(tmp_path: Path,
         async with daemon(settings) as bridge:
             await bridge.logged("ami.connected")
             await pbx.play(call, speed=50)
-            await bridge.logged("cdr.stored")
             port = await bridge.port()
-            _, answer = await get(port, f"/calls?number={call.expected[0][2]}")
-            (line,) = answer["result"]
+            (line,) = await listed(port, call.expected[0][2], OF_CRM)
             assert line["filename"] == recorded.decode()
-            assert await opened(port, line["link"]) == (200, SOUND)
+            assert await asked(port, line["link"]) == (200, SOUND)
         lines += bridge.lines
         async with daemon(settings) as bridge:
-            assert await opened(await bridge.port(), line["link"]) == (200, SOUND)
+            assert await asked(await bridge.port(), line["link"]) == (200, SOUND)
         lines += bridge.lines
         (tmp_path / "links.key").unlink()
         async with daemon(settings) as bridge:
-            status, body = await opened(await bridge.port(), line["link"])
+            status, body = await asked(await bridge.port(), line["link"])
             assert (status, json.loads(body)["error"]["code"]) == (403, "link_invalid")
         lines += bridge.lines
     finally:
         await pbx.stop()
     requests = [one for one in lines if one["event"] == "http.request"]
-    assert len(requests) == 4
+    assert len(requests) >= 4
     signature = line["link"].partition("signature=")[2]
     assert len(signature) == 43
     assert signature not in json.dumps(lines)
     assert recorded.decode() not in json.dumps(requests), "names of recordings hold numbers, which are masked"
 
 
-async def opened(port: int, link: str) -> tuple[int, bytes]:
-    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}{link}") as answer:
+async def test_several_clients(tmp_path: Path, monitor: Path) -> None:
+    """Each sees and hears its own calls: by their records' DID here, whoever answered them."""
+    call = trace("22/did_answered")
+    (recorded,) = set(re.findall(rb"RecordingFile: (\S+)", call.raw))
+    put(monitor / recorded.decode())
+    pbx = SimulatedPbx(username="crmbridge", secret="s3cret")
+    await pbx.start()
+    eleven = '[[crm.clients]]\nclient_id = 11\ndids = ["0723456777"]\nusername = "eleven"\npassword = "its own"'
+    more = f'[cdr]\nrecordings_dir = "{monitor}"\n{eleven}'
+    settings = write(tmp_path, ami_port=pbx.port, url="http://127.0.0.1:1/", more=more)
+    number = call.expected[0][2]
+    try:
+        async with daemon(settings) as bridge:
+            await bridge.logged("ami.connected")
+            await pbx.play(call, speed=50)
+            port = await bridge.port()
+
+            lines = await listed(port, number, OF_ELEVEN)
+            assert [line["link"].partition("?")[2][:12] for line in lines] == ["ClientId=11&"]
+            of_crm = await asked(port, f"/calls?number={number}", OF_CRM)
+            assert json.loads(of_crm[1]) == {"success": True, "result": []}
+            assert (await asked(port, f"/calls?number={number}&ClientId=11", OF_CRM))[0] == 403
+            assert await asked(port, lines[0]["link"]) == (200, SOUND)
+            for auth in (OF_ELEVEN, OF_CRM):
+                status, body = await asked(port, f"/recordings/{recorded.decode()}", auth)
+                assert (status, json.loads(body)["error"]["code"]) == (403, "link_needed")
+    finally:
+        await pbx.stop()
+
+
+async def asked(port: int, path: str, auth: str | None = None) -> tuple[int, bytes]:
+    headers = {"Authorization": auth} if auth else {}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://127.0.0.1:{port}{path}", headers=headers) as answer,
+    ):
         return answer.status, await answer.read()
+
+
+async def listed(port: int, number: str, auth: str) -> list[dict[str, Any]]:
+    """The calls with a number, once there are any."""
+    async with asyncio.timeout(LIMIT_S):
+        while True:
+            _, body = await asked(port, f"/calls?number={number}", auth)
+            lines: list[dict[str, Any]] = json.loads(body)["result"]
+            if lines:
+                return lines
+            await asyncio.sleep(0.05)

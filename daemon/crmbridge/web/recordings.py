@@ -49,6 +49,8 @@ MOST_DOWNLOADS = 64
 """At once; each costs a file descriptor, two connection buffers and a chunk."""
 MOST_PER_ADDRESS = 16
 """At once: an office behind one address, or a CRM that hands recordings on."""
+LATEST_S = 2**33
+"""Unix time that is taken for a file's at most, in the year 2242: some file systems keep any nonsense."""
 CHUNK = 128 * 1024
 """Bytes read at once: eight seconds of sound (8,000 samples of 16 bits a second)."""
 
@@ -171,7 +173,7 @@ class Recordings:
         self, request: web.Request, opened: folder.Opened, file: _File, *, as_attachment: bool
     ) -> web.StreamResponse:
         etag = f'"{opened.inode:x}-{opened.mtime_ns:x}-{opened.size:x}"'
-        modified_at = datetime.fromtimestamp(opened.mtime_ns // 10**9, UTC)
+        modified_at = datetime.fromtimestamp(min(max(opened.mtime_ns // 10**9, 0), LATEST_S), UTC)
         verdict = ranges.judge(
             request.headers, etag=etag, modified_at=modified_at, size=opened.size, is_get=request.method == "GET"
         )
@@ -213,7 +215,8 @@ class Recordings:
                     async with asyncio.timeout(STALL_S):
                         await response.write(chunk)
         except (HangingError, OSError) as error:  # OSError: of the disk, the connection, or a time that is up
-            log.info(
+            tell = log.debug if isinstance(error, ConnectionError) else log.info  # browsers do that all the time
+            tell(
                 "recordings.cut_off",
                 address=request.get(CLIENT),
                 reason=str(error) or type(error).__name__,

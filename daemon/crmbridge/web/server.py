@@ -163,6 +163,8 @@ class Server:
             allow = error.headers.get("Allow")
             return problem_of(error.status, {"Allow": allow} if allow else None).answer()
         except Exception:
+            if request.writer.output_size > 0:
+                raise  # a part of the answer is sent: what came now would be taken for its rest (Connection ends it)
             # One request that fails must not take the connection, and others waiting on it, along.
             log.exception(
                 "http.failed", address=request.remote, path=shown_query(request.rel_url.raw_path, self._hidden)
