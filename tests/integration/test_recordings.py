@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import socket
+import struct
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -229,6 +230,18 @@ async def test_a_recording_that_may_not_be_read(desk: Desk, monkeypatch: pytest.
     monkeypatch.setattr(os, "open", not_ours)
     answer = await desk.get(NAME)
     assert (answer.status, answer.code) == (503, "recordings_unavailable")
+
+
+@pytest.mark.parametrize("first", [0, 3, 6, 39, 42, 43, 44, 45])
+async def test_the_header_of_a_recording_that_grows(desk: Desk, first: int) -> None:
+    """It is mended in whatever part is asked for."""
+    header = struct.pack("<4sI8sIHHIIHH4sI", b"RIFF", 0, b"WAVEfmt ", 16, 1, 1, 8000, 16000, 2, 16, b"data", 0)
+    file = put(desk.monitor / "a.wav", header + SOUND)
+    right = b"RIFF" + struct.pack("<I", len(SOUND) + 36) + header[8:40] + struct.pack("<I", len(SOUND)) + SOUND
+    assert (await desk.get("a.wav", ("Range", f"bytes={first}-"))).body == right[first:]
+    assert (await desk.get("a.wav", ("Range", f"bytes={first}-{first + 2}"))).body == right[first : first + 3]
+    assert (await desk.get("a.wav")).body == right
+    assert file.read_bytes() == header + SOUND
 
 
 @pytest.mark.parametrize("mtime_s", [-1, 0, 2**34 - 1])
