@@ -27,7 +27,7 @@ from tests.integration.test_web import ELEVEN, GOOD, LIMIT_S, OF_ELEVEN, ROW, An
 
 from crmbridge.calls.history import Page
 from crmbridge.demo.simulated_pbx import SimulatedPbx
-from crmbridge.web import connection, folder
+from crmbridge.web import connection, disk, folder
 from crmbridge.web import recordings as served
 from crmbridge.web.access import Access
 from crmbridge.web.links import Links
@@ -216,6 +216,8 @@ async def test_a_folder_that_is_away(desk: Desk) -> None:
     assert str(desk.monitor).encode() not in answers[0].body
     told = [line["event"] for line in logs if line["event"].startswith("recordings.")]
     assert told == ["recordings.unavailable", "recordings.available"]
+    (reason,) = [line["reason"] for line in logs if line["event"] == "recordings.unavailable"]
+    assert reason.startswith(f"{desk.monitor}: No such file or directory; can the daemon's user")
 
 
 async def test_a_recording_that_may_not_be_read(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,6 +369,9 @@ async def test_links_from_where_one_may_do_nothing_else(monitor: Path) -> None:
         for path in (f"/recordings/{NAME}", "/calls?number=1", "/dialer/sodialer.php", "/x"):
             answer = await desk.site.ask(path, source=browser)
             assert (answer.status, answer.code) == (403, "address_not_allowed")
+        with capture_logs() as logs:
+            assert (await desk.site.ask("/favicon.ico", auth=None, source=browser)).code == "address_not_allowed"
+        assert {line["log_level"] for line in logs} == {"info"}, "fail2ban bans nobody whose browser asks for an icon"
         desk.clock.now_s += 3600
         assert (await desk.follow(desk.link("x.wav"), browser)).code == "recording_not_found"
 
@@ -547,6 +552,7 @@ async def test_a_client_that_takes_nothing_is_let_go(desk: Desk, monkeypatch: py
         await until(lambda: not open_in(desk.monitor))
     (line,) = [line for line in logs if line["event"] == "recordings.cut_off"]
     assert line["bytes_left"] > 0
+    assert line["reason"] == "the client takes nothing, or too long"
     writer.close()
     assert (await desk.get(NAME)).body == SOUND
 
@@ -683,6 +689,15 @@ async def cut_off(desk: Desk, name: str) -> Answer:
             pass
         writer.close()
     return Answer(raw)
+
+
+async def test_a_disk_for_which_too_many_wait(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(desk.monitor / "large.wav", LARGE)
+    writer = await held(desk)
+    monkeypatch.setattr(disk, "MOST_WAITING", 0)
+    assert (await desk.get(NAME)).code == "recordings_unavailable"
+    writer.close()
+    await until(lambda: not open_in(desk.monitor))
 
 
 async def test_a_disk_that_gives_an_error(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ from crmbridge.calls import recordings
 from crmbridge.web import folder, parameters, ranges
 from crmbridge.web.answers import SERVER, ProblemError
 from crmbridge.web.connection import CLIENT, GRANT
-from crmbridge.web.disk import Disk, HangingError
+from crmbridge.web.disk import BusyError, Disk, HangingError
 from crmbridge.web.links import PARAMETERS, PATH, Bad, Links
 from crmbridge.web.outage import Outage
 
@@ -150,7 +150,8 @@ class Recordings:
         try:
             found = await self._disk.run(lambda: self._look(name), within_s=DISK_S, forget=_close)
         except (HangingError, OSError) as error:
-            self._outage.begins(f"{self._folder}: {error}; can the daemon's user read it (groups), is its disk there?")
+            why = (error.strerror if isinstance(error, OSError) else None) or str(error)  # names of files hold numbers
+            self._outage.begins(f"{self._folder}: {why}; can the daemon's user read it (groups), is its disk there?")
             message = "the recordings can't be read at present; the bridge's log says why"
             raise ProblemError(503, "recordings_unavailable", message, {"Retry-After": "10"}) from None
         self._outage.ends()
@@ -229,7 +230,7 @@ class Recordings:
             tell(
                 "recordings.cut_off",
                 address=request.get(CLIENT),
-                reason=str(error) or type(error).__name__,
+                reason=str(error) or "the client takes nothing, or too long",
                 bytes_sent=at - verdict.first,
                 bytes_left=end - at,
             )
@@ -262,7 +263,7 @@ class _File:
             chunk = await self._disk.run(
                 lambda: os.pread(fd, count, at), within_s=DISK_S, forget=lambda _: _close_fd(fd)
             )
-        except OSError:
+        except (OSError, BusyError):
             self._is_ours = True
             raise
         self._is_ours = True
