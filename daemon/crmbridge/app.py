@@ -7,38 +7,33 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, nullcontext
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from zoneinfo import ZoneInfo
 
 import structlog
 
-from crmbridge import __version__, build
+from crmbridge import __version__, build, reload
 from crmbridge.calls import cdr
 from crmbridge.calls.channels import PHONE, Endpoints
 from crmbridge.calls.click_calls import ClickCalls
-from crmbridge.calls.dialable import Dialable
 from crmbridge.calls.dialing import Code, Dialing, Result
 from crmbridge.calls.events import Delivery, State
 from crmbridge.calls.numbers import Numbers
 from crmbridge.calls.phone_states import PhoneState, PhoneStates
 from crmbridge.calls.tracker import Tracker
 from crmbridge.clicks import Clicks
-from crmbridge.config import (
-    Settings,
-)
+from crmbridge.config import ConfigError, Settings
 from crmbridge.intake import Frame, Intake
 from crmbridge.liveness import Pulses, status
+from crmbridge.log import set_level
 from crmbridge.pbx import actions
 from crmbridge.pbx.ami import ActionTimeoutError, ConnectionLostError, NotConnectedError
 from crmbridge.records import Records
-from crmbridge.store import call_list
 from crmbridge.store.call_list import CallList
 from crmbridge.store.clicks import ClickStore, open_clicks
-from crmbridge.store.engine import open_database, sqlite_url
 from crmbridge.store.outbox import Outbox, open_outbox
 from crmbridge.store.outbox_sql import Which
-from crmbridge.store.recovery import begin_anew
 from crmbridge.store.schema import StoreError
 from crmbridge.systemd import ServiceManager
 from crmbridge.web.call_list import CallListing, no_link
@@ -46,10 +41,11 @@ from crmbridge.web.dialer import Dialer
 from crmbridge.web.metrics import Metrics, Readings
 from crmbridge.web.ops import Ops
 from crmbridge.web.server import Part, Server
+from crmbridge.web.tls import TlsError
 
 log = structlog.get_logger("crmbridge.app")
 
-OUTBOX, CALL_LIST, CLICKS = "outbox.db", "calls.db", "clicks.db"
+OUTBOX, CLICKS = "outbox.db", "clicks.db"
 """Files in store.state_dir."""
 
 PRUNE_EVERY_S = 60.0
@@ -70,6 +66,7 @@ async def run(
     *,
     http: socket.socket | None = None,
     manager: ServiceManager | None = None,
+    reloads: Reloads | None = None,
 ) -> None:
     """Be the bridge until `stop` is set; then finish what is under way.
 
@@ -78,15 +75,22 @@ async def run(
     """
     async with AsyncExitStack() as stack:
         outbox = await stack.enter_async_context(open_outbox(settings.store.state_dir / OUTBOX))
-        calls_url = sqlite_url(settings.store.state_dir / CALL_LIST)
-        engine = await open_database(calls_url, [call_list.SCHEMA], recover=begin_anew, later=True)
-        stack.push_async_callback(engine.dispose)
         endpoints, numbers = build.endpoints(settings.pbx), build.numbers(settings.numbers)
         rows = build.history(endpoints, numbers, build.clients(settings.crm)).rows
+        calls = await stack.enter_async_context(build.call_list(settings, rows, for_daemon=True))
         path = settings.store.state_dir / CLICKS
         clicks = await stack.enter_async_context(open_clicks(path, pbx=settings.pbx.name))
-        bridge = _Bridge(settings, outbox, CallList(engine, rows), clicks, endpoints, numbers)
-        await bridge.run(stop, http or settings.http.listen, manager)
+        bridge = _Bridge(settings, outbox, calls, clicks, endpoints, numbers)
+        await bridge.run(stop, http or settings.http.listen, manager, reloads)
+
+
+@dataclass(frozen=True, slots=True)
+class Reloads:
+    """When the settings are to be read again, and how."""
+
+    asked: asyncio.Event
+    load: Callable[[], Settings]
+    """Blocks. Raises ConfigError."""
 
 
 class _Bridge:
@@ -105,13 +109,21 @@ class _Bridge:
         self._click_store = clicks
         self._clicks = Clicks(store=clicks, calls=ClickCalls(longest_ring_s=settings.dialer.timeout_s + UNSEEN_CLICK_S))
         self._phones = PhoneStates()
+        self._reload_refused = False
         self._outbox = outbox
         self._calls = calls
         self._numbers = numbers
         self._clients = build.clients(settings.crm)
         self._tls = build.certificate(settings.http)
+        self._access = build.access(settings, self._clients)
+        self._dialing = Dialing(
+            build.dialing_rules(settings, self._clients.ids),
+            owns=self._clients.owns,
+            in_progress=lambda: self._clicks.in_progress,
+            state=self._state,
+        )
         self._channels = build.channels_of_named_phones(settings)
-        self._timezone = ZoneInfo(settings.cdr.timezone) if settings.cdr.timezone else build.local_timezone()
+        self._timezone = build.pbx_timezone(settings.cdr)
         self._recordings = build.recordings(settings)
         self._listing = CallListing(
             by_number=calls.by_number,
@@ -124,7 +136,7 @@ class _Bridge:
         self._metrics = Metrics(self._readings)
         self._sender = build.sender(settings.crm, outbox, self._pulses.of("sender"), self._count)
         self._records = Records(
-            read=partial(cdr.from_event, pbx=settings.pbx.name, timezone=self._timezone), store=calls.add_cdr
+            read=partial(cdr.from_event, pbx=settings.pbx.name, timezone=self._timezone), store=self._store
         )
         others: dict[str, Callable[[Frame], None]] = {
             "Cdr": self._records.take,
@@ -145,6 +157,9 @@ class _Bridge:
             settings, wanted=wanted, on_frame=self._intake.take, apart=others.keys(), alive=self._pulses.of("ami")
         )
 
+    async def _store(self, one: cdr.Cdr) -> bool:
+        return bool(await self._calls.add([one]))
+
     def _resync(self) -> None:
         self._ami.resync()
 
@@ -162,7 +177,13 @@ class _Bridge:
     def _take_for_clicks(self, frame: Frame) -> None:
         self._clicks.take(frame, datetime.now(UTC))
 
-    async def run(self, stop: asyncio.Event, listen: str | socket.socket, manager: ServiceManager | None) -> None:
+    async def run(
+        self,
+        stop: asyncio.Event,
+        listen: str | socket.socket,
+        manager: ServiceManager | None,
+        reloads: Reloads | None,
+    ) -> None:
         """Run until `stop`; what was started last ends first, so that what is under way reaches the outbox."""
         waiting = await self._recall()
         self._sender.submit(waiting)
@@ -183,15 +204,16 @@ class _Bridge:
                 raise ListenError(error.strerror or str(error)) from None
             try:
                 ami = tasks.create_task(self._ami.run(), name="ami")
+                reloading = tasks.create_task(self._reload(reloads), name="reloads")
                 log.info("bridge.started", version=__version__, pbx=self._settings.pbx.name, waiting=len(waiting))
                 async with manager.kept_told(self._status, self._pulses.late) if manager else nullcontext():
                     await stop.wait()
                 log.info("bridge.stopping")
             finally:
                 await server.stop()
-            pruning.cancel()
-            ami.cancel()
-            await asyncio.wait([pruning, ami])
+            for task in (pruning, reloading, ami):
+                task.cancel()
+            await asyncio.wait([pruning, reloading, ami])
             parts = (self._intake, intake), (self._clicks, clicks), (self._records, records), (self._sender, sender)
             for part, task in parts:
                 part.stop()
@@ -213,7 +235,7 @@ class _Bridge:
         return waiting
 
     async def _prune(self) -> None:
-        """Now and then, forget callbacks and clicks that are older, or more, than are kept, in small steps."""
+        """Now and then, forget callbacks, clicks and calls that are older, or more, than are kept, in small steps."""
         keep, most_bytes = timedelta(days=self._settings.store.keep_days), self._settings.store.keep_mb * 2**20
         while True:
             total = 0
@@ -224,36 +246,49 @@ class _Bridge:
                     log.info("outbox.pruned", callbacks=total)
                 while pruned := await self._click_store.prune(datetime.now(UTC) - keep):
                     log.info("clicks.pruned", clicks=pruned)
+                if keep_calls := self._settings.store.keep_calls_days:
+                    while pruned := await self._calls.prune_calls(datetime.now(UTC) - timedelta(days=keep_calls)):
+                        log.info("calls.pruned", calls=pruned)
             except StoreError as error:
                 log.warning("store.not_pruned", reason=str(error))
             await asyncio.sleep(PRUNE_EVERY_S)
 
+    async def _reload(self, reloads: Reloads | None) -> None:
+        """Follow new settings as often as it is asked for. Wrong ones change nothing."""
+        while reloads is not None:
+            await reloads.asked.wait()
+            reloads.asked.clear()
+            try:
+                self._follow(await asyncio.to_thread(reloads.load))
+                self._reload_refused = False
+            except (ConfigError, TlsError) as error:
+                self._reload_refused = True
+                log.error("bridge.reload_refused", reason=str(error), effect="the settings of before stay in force")
+
+    def _follow(self, new: Settings) -> None:
+        changed = reload.differing(self._settings, new)
+        settings = reload.merged(self._settings, new)
+        if self._tls is not None and settings.http.tls_cert is not None:
+            build.certificate(settings.http)  # raises where it can't be used: nothing has changed yet
+            self._tls.load_cert_chain(settings.http.tls_cert, settings.http.tls_key)
+        self._settings = settings
+        self._clients.replace(settings.crm.client_id, build.listed_clients(settings.crm))
+        self._access.follow(build.access(settings, self._clients))
+        self._channels = build.channels_of_named_phones(settings)
+        self._dialing.follow(build.dialing_rules(settings, self._clients.ids))
+        set_level(settings.log.level)
+        log.info("bridge.reloaded", changed=[key for key in changed if reload.follows(key)])
+        if later := [key for key in changed if not reload.follows(key)]:
+            hint = "a restart takes these up (systemctl restart crmbridge); no call is lost by it"
+            log.warning("bridge.reload_incomplete", keys=later, hint=hint)
+
     def _server(self, listen: str | socket.socket) -> Server:
-        dialer = self._settings.dialer
-        dialing = Dialing(
-            dialable=Dialable.from_settings(
-                region=self._settings.numbers.region,
-                extensions=self._settings.pbx.extensions,
-                international=dialer.international,
-                allow=dialer.allow_numbers,
-                deny=dialer.deny_numbers,
-            ),
-            client_ids=self._clients.ids,
-            owns=self._clients.owns,
-            per_extension_per_minute=dialer.per_extension_per_minute,
-            per_minute=dialer.per_minute,
-            duplicate_window_s=dialer.duplicate_window_s,
-            max_calls=dialer.max_calls,
-            in_progress=lambda: self._clicks.in_progress,
-            state=self._state,
-            not_rung=build.not_rung(dialer),
-        )
-        clicks = Dialer(dialing=dialing, originate=self._originate, trail=self._clicks)
+        clicks = Dialer(dialing=self._dialing, originate=self._originate, trail=self._clicks)
         parts: list[Part] = [clicks, self._listing, Ops(self._troubles, self._metrics.text)]
         parts += [self._recordings] if self._recordings is not None else []
         return Server(
             listen=listen,
-            access=build.access(self._settings, self._clients),
+            access=self._access,
             parts=parts,
             tls=self._tls,
             hidden_parameters=build.hidden_parameters(self._settings),
@@ -287,6 +322,7 @@ class _Bridge:
             "CRM does not answer": stats.crm_down,
             "disk refuses the outbox": self._outbox.disk_refuses,
             "disk hangs": self._outbox.disk_hangs,
+            "new settings refused": self._reload_refused,
         }
         return status(
             connected=self._ami.connected,

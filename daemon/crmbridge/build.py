@@ -4,36 +4,43 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Collection
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import structlog
+from sqlalchemy.engine import URL
 
 from crmbridge.calls.channels import LOCAL, Endpoints
 from crmbridge.calls.clients import Client, Clients
 from crmbridge.calls.debatable import Debatable
+from crmbridge.calls.dialable import Dialable
+from crmbridge.calls.dialing import DialingRules
 from crmbridge.calls.events import Delivery, State
 from crmbridge.calls.history import History, is_extension, parties
 from crmbridge.calls.numbers import Numbers
 from crmbridge.calls.phone_states import PhoneState
 from crmbridge.calls.tracker import Tracker
 from crmbridge.config import (
-    ClientSettings,
+    CdrSettings,
     CrmSettings,
     DialerSettings,
     HttpSettings,
     NumberSettings,
     PbxSettings,
     Settings,
+    StoreSettings,
     TellSettings,
 )
 from crmbridge.crm.sender import Outbox, Sender
 from crmbridge.crm.sender import Settings as SenderSettings
 from crmbridge.pbx.ami import Address, Ami
 from crmbridge.pbx.wire import Frame
+from crmbridge.store.call_list import CallList, Rows, open_call_list
+from crmbridge.store.engine import sqlite_url
 from crmbridge.store.key import lasting_key
+from crmbridge.store.recovery import begin_anew
 from crmbridge.web import tls
 from crmbridge.web.access import Access, Account
 from crmbridge.web.links import Links
@@ -42,12 +49,15 @@ from crmbridge.web.recordings import Recordings
 
 log = structlog.get_logger("crmbridge.http")
 
+CALL_LIST = "calls.db"
+"""File in store.state_dir, where store.url names no other database."""
+
 CERTIFICATE_ENDS_SOON = timedelta(days=14)
 LINKS_KEY = "links.key"
 """File in store.state_dir."""
 
 
-def not_rung(dialer: DialerSettings) -> set[PhoneState]:
+def _not_rung(dialer: DialerSettings) -> set[PhoneState]:
     """The states of phones for which a click is refused."""
     states = {PhoneState.TALKS: dialer.when_talking, PhoneState.AWAY: dialer.when_away}
     return {state for state, what in states.items() if what == "refuse"}
@@ -69,11 +79,15 @@ def channels_of_named_phones(settings: Settings) -> dict[str, str]:
 
 def clients(crm: CrmSettings) -> Clients:
     """Whose call is whose."""
+    return Clients(crm.client_id, listed_clients(crm))
 
-    def client(one: ClientSettings) -> Client:
-        return Client(one.client_id, frozenset(one.dids), frozenset(one.extensions), frozenset(one.trunks))
 
-    return Clients(crm.client_id, map(client, crm.clients))
+def listed_clients(crm: CrmSettings) -> list[Client]:
+    """The clients besides the one whose all else is."""
+    return [
+        Client(one.client_id, frozenset(one.dids), frozenset(one.extensions), frozenset(one.trunks))
+        for one in crm.clients
+    ]
 
 
 def accounts(http: HttpSettings, crm: CrmSettings, clients: Clients) -> list[Account]:
@@ -96,6 +110,26 @@ def access(settings: Settings, clients: Clients) -> Access:
         trusted_proxies=http.trusted_proxies,
         links_from=http.links_from,
         credentials_as_parameters=http.credentials_as_parameters,
+    )
+
+
+def dialing_rules(settings: Settings, client_ids: Collection[str]) -> DialingRules:
+    """Which clicks are dialed."""
+    dialer = settings.dialer
+    return DialingRules(
+        dialable=Dialable.from_settings(
+            region=settings.numbers.region,
+            extensions=settings.pbx.extensions,
+            international=dialer.international,
+            allow=dialer.allow_numbers,
+            deny=dialer.deny_numbers,
+        ),
+        client_ids=client_ids,
+        per_extension_per_minute=dialer.per_extension_per_minute,
+        per_minute=dialer.per_minute,
+        duplicate_window_s=dialer.duplicate_window_s,
+        max_calls=dialer.max_calls,
+        not_rung=_not_rung(dialer),
     )
 
 
@@ -183,6 +217,26 @@ def ami(
         apart=apart,
         alive=alive,
     )
+
+
+def call_list(settings: Settings, rows: Rows, *, for_daemon: bool = False) -> AbstractAsyncContextManager[CallList]:
+    """Open the call list where it lies. Raises StoreError.
+
+    `for_daemon`: a damaged file is set aside and begun anew, and a database that is away keeps nobody from starting.
+    """
+    url, timezone = call_list_url(settings.store), pbx_timezone(settings.cdr)
+    recover = begin_anew if for_daemon else None
+    return open_call_list(url, rows, timezone, recover=recover, later=for_daemon)
+
+
+def call_list_url(store: StoreSettings) -> str | URL:
+    """Where the call list lies."""
+    return store.url.get_secret_value() if store.url else sqlite_url(store.state_dir / CALL_LIST)
+
+
+def pbx_timezone(cdr: CdrSettings) -> tzinfo:
+    """The zone in which the PBX writes its times."""
+    return ZoneInfo(cdr.timezone) if cdr.timezone else local_timezone()
 
 
 def local_timezone() -> tzinfo:

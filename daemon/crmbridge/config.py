@@ -381,7 +381,11 @@ def _add_credentials(values: dict[str, Any]) -> None:
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
     if not folder:
         return
-    for file in sorted(Path(folder).iterdir()):
+    try:
+        files = sorted(Path(folder).iterdir())
+    except OSError as error:
+        raise ConfigError(f"the credentials in {folder} can't be read: {error.strerror}") from None
+    for file in files:
         section, dot, key = file.name.partition(".")
         if dot and section in Settings.model_fields:
             try:

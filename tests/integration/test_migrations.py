@@ -10,22 +10,25 @@ import asyncio
 import sqlite3
 import sys
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from tests.integration import migrating
 from tests.integration.test_bridge import LIMIT_S
+from tests.integration.test_call_list import HERE, HISTORY, KEY, record
 from tests.integration.test_outbox import AT, ATTEMPT, ring
 
 from crmbridge.calls.events import State
-from crmbridge.store import call_list, clicks, outbox_tables
-from crmbridge.store.engine import open_sqlite
+from crmbridge.store import call_tables, clicks, outbox_tables
+from crmbridge.store.call_list import open_call_list
+from crmbridge.store.engine import open_sqlite, sqlite_url
 from crmbridge.store.outbox import open_outbox
 from crmbridge.store.outbox_sql import Which
 from crmbridge.store.schema import Schema, StoreError
 
 DUMPS = Path(__file__).parent / "schemas"
-SCHEMAS = {schema.component: schema for schema in (outbox_tables.SCHEMA, call_list.SCHEMA, clicks.SCHEMA)}
+SCHEMAS = {schema.component: schema for schema in (outbox_tables.SCHEMA, call_tables.SCHEMA, clicks.SCHEMA)}
 EVERY = [(component, version) for component, schema in SCHEMAS.items() for version in range(1, schema.version + 1)]
 
 
@@ -78,6 +81,26 @@ async def test_an_outbox_of_every_version_works(version: int, tmp_path: Path) ->
         assert await outbox.record(2, ATTEMPT, State.CONFIRMED)
         assert await outbox.prune(AT, most_bytes=1) == 3, "pruned, though it was not made for shrinking"
         assert [each.id for each in await outbox.waiting()] == [3, 5]
+
+
+@pytest.mark.parametrize("version", range(1, call_tables.SCHEMA.version + 1))
+async def test_a_call_list_of_every_version_works(version: int, tmp_path: Path) -> None:
+    file = restored("call_list", version, tmp_path / "calls.db")
+    async with open_call_list(sqlite_url(file), HISTORY.rows, HERE) as calls:
+        (line,) = (await calls.by_number("972033004799")).rows
+        began = datetime(2026, 11, 23, 8, tzinfo=UTC)
+        assert (line.extension, line.number, line.started_at, line.talk_s) == ("777", "033004799", began, 7)
+        (key,) = await calls.known("pbx", began, began + timedelta(seconds=1))
+        # The next record of this call makes its line anew; number and client are those of today's settings.
+        linkedid = line.linkedid
+        more = record(linkedid=linkedid, uniqueid=linkedid, sequence=2, dstchannel="PJSIP/778-2", start_at=began)
+        assert await calls.add([more._replace(dstchannel=key[4], sequence=key[3]), more]) == 1
+        lines = (await calls.by_number(KEY)).rows
+        assert sorted((one.extension, one.talk_s, one.client_id) for one in lines) == [
+            ("777", 7, "10"),
+            ("778", 5, "10"),
+        ]
+        assert (await calls.by_number("972033004799")).rows == []
 
 
 @pytest.mark.parametrize("moment", migrating.MOMENTS)

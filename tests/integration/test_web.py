@@ -23,7 +23,7 @@ from structlog.testing import capture_logs
 
 from crmbridge.calls.clicks import Asked, Outcome
 from crmbridge.calls.dialable import Dialable
-from crmbridge.calls.dialing import Code, Dialing, Result
+from crmbridge.calls.dialing import Code, Dialing, DialingRules, Result
 from crmbridge.calls.history import CallRow, Page, Position
 from crmbridge.calls.numbers import Numbers
 from crmbridge.web import call_list, connection, dialer, parameters
@@ -198,14 +198,14 @@ async def running(
     clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Site]:
     pbx, calls, troubles, trail = Pbx(), Calls(), list[str](), Trail()
-    dialing = Dialing(
+    rules = DialingRules(
         dialable=Dialable.from_settings(region="IL", extensions=r"7\d\d"),
         client_ids={"10", "11"} if others else {"10"},
-        owns=owns,
         per_extension_per_minute=limits[0],
         per_minute=limits[1],
         duplicate_window_s=60,
     )
+    dialing = Dialing(rules, owns=owns)
     server = Server(
         listen=listen,
         access=Access(

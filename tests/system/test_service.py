@@ -149,6 +149,26 @@ async def test_from_the_first_installation_to_the_removal(
         assert await host.do("stat -c '%a %U %s' /var/lib/crmbridge/links.key") == "600 crmbridge 32\n"
         await quick(host)
 
+    with subtests.test("new settings are followed by a reload, and wrong ones named by it, without a restart"):
+        was = await host.shown("MainPID", "NRestarts")
+        await host.do(
+            "cp -p /etc/crmbridge/config.toml /root/; printf '[log]\nlevel = \"debug\"\n' >>/etc/crmbridge/config.toml"
+        )
+        await host.do("systemctl reload crmbridge")
+        await host.until(
+            "journalctl --unit=crmbridge --output=cat --no-pager | grep -F bridge.reloaded | grep -F log.level"
+        )
+        await host.do("echo 'nonsense = 1' >>/etc/crmbridge/config.toml")
+        assert (await host.run("systemctl reload crmbridge")).code != 0
+        assert "nonsense: there is no such setting" in await host.do(
+            "journalctl --unit=crmbridge --output=cat --no-pager"
+        )
+        assert await host.shown("MainPID", "NRestarts") == was
+        await host.do("kill -HUP $(systemctl show crmbridge --property=MainPID --value)")
+        await host.until(STATUS.format("AMI connected, 0 calls, 0 waiting, new settings refused"))
+        await host.do("cp -p /root/config.toml /etc/crmbridge/; systemctl reload crmbridge")
+        await host.until(STATUS.format("AMI connected, 0 calls, 0 waiting"))
+
     with subtests.test("mistakes in the settings are not tried again"):
         await host.do("systemctl stop crmbridge; cp -p /etc/crmbridge/config.toml /root/")
         await host.do("echo 'nonsense = 1' >>/etc/crmbridge/config.toml")

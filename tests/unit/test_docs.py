@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from crmbridge import intake
 from crmbridge.calls.dialing import Code
 from crmbridge.calls.phases import diagram, drawn
 from crmbridge.calls.tracker import Tracker
 from crmbridge.config import Settings, parse
+from crmbridge.web.metrics import FINAL
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = (ROOT / "docs" / "config.toml").read_text(encoding="utf-8")
@@ -84,3 +87,36 @@ def test_the_integrators_page_names_every_refusal_of_a_click() -> None:
     page = (ROOT / "docs" / "crm.md").read_text(encoding="utf-8")
     for code in Code:
         assert f"`{code.value}`" in page
+
+
+LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
+EVENT = re.compile(r"[a-z_]+\.[a-z_]+", re.ASCII)
+
+
+def logged() -> set[str]:
+    """Every event name that the program logs: the first argument of a logger's method, and what stands for one."""
+    found = set(intake._TRANSITIONS.values()) | {f"crm.{state}" for state in FINAL}
+    for file in (ROOT / "daemon" / "crmbridge").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not node.args:
+                continue
+            if ast.unparse(node.func) == "Outage":
+                found |= {f"{ast.literal_eval(node.args[0])}.{end}" for end in ("unavailable", "available")}
+            elif _is_logging(node.func):
+                texts = [one.value for one in ast.walk(node.args[0]) if isinstance(one, ast.Constant)]
+                found |= {text for text in texts if isinstance(text, str) and EVENT.fullmatch(text)}
+    return found
+
+
+def _is_logging(function: ast.expr) -> bool:
+    return (
+        (function.attr in LEVELS) if isinstance(function, ast.Attribute) else ast.unparse(function) in {"tell", "say"}
+    )
+
+
+def test_the_page_on_the_log_names_every_event_and_no_others() -> None:
+    page = (ROOT / "docs" / "logs.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    named = [name for row in rows for name in re.findall(r"`([^`]+)`", row)]
+    assert len(named) == len(set(named))
+    assert set(named) == logged()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from crmbridge.calls.events import Kind, State
@@ -87,3 +88,13 @@ def test_the_page_names_every_metric_and_no_other() -> None:
     families = Metrics(lambda: READINGS).text().decode()
     types = dict(re.findall(r"^# TYPE (crmbridge_\w+) (\w+)", families, re.MULTILINE))
     assert names == set(types)
+
+
+@pytest.mark.parametrize("page", ["alerts.yml", "grafana-dashboard.json"])
+def test_what_we_ship_for_prometheus_asks_for_metrics_that_there_are(page: str) -> None:
+    text = (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")
+    asked = set(re.findall(r"\b(?:crmbridge|process)_[a-z_]+", text))
+    families = text_string_to_metric_families(Metrics(lambda: READINGS).text().decode())
+    there = {sample.name for family in families for sample in family.samples}
+    assert len(asked) > 5
+    assert asked <= there

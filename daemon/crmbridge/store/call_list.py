@@ -2,116 +2,153 @@
 
 Records are kept because a call's lines come from all its records together, and those arrive one by one: with each new
 one the call is read again, and its lines are brought up to date, in the same transaction. A line keeps its id as long
-as it means the same conversation, so that a page of the list goes on where the one before ended.
+as it means the same conversation, so that a page of the list goes on where the one before ended. Where the whole
+history is read at once (`crmbridge sync`), lines come ready-made, and no records are kept.
 
-How records are read is handed in (`calls.history`). The PBX's name is part of every key.
+How records are read is handed in (`calls.history`). The PBX's name is part of every key. Several processes may write
+and read at the same time: the daemon, `crmbridge sync`, a second bridge.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, tzinfo
+from heapq import merge
+from itertools import islice
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    Column,
-    ColumnElement,
-    Connection,
-    Index,
-    Integer,
-    MetaData,
-    Row,
-    String,
-    Table,
-    and_,
-    delete,
-    insert,
-    or_,
-    select,
-    update,
-)
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import ColumnElement, Row, Select, and_, or_, select
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from crmbridge.calls.cdr import LONGEST_PATH, MAX_LENGTH, Cdr
+from crmbridge.calls.cdr import Cdr
 from crmbridge.calls.history import CallRow, Page, Position
-from crmbridge.store.engine import explain, reading
-from crmbridge.store.schema import Schema, StoreError, Utc
+from crmbridge.store import call_pruning, call_writes
+from crmbridge.store.call_numbers import KnownNumbers, Numbers
+from crmbridge.store.call_tables import SCHEMA, calls, cdrs, numbers, progress
+from crmbridge.store.database import Database, opened
+from crmbridge.store.engine import Recover
 
-_TABLES = MetaData()
-_PBX, _TEXT, _NUMBER = String(64), String(MAX_LENGTH), String(64)
-_ID = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts by itself only where the type is INTEGER
+BULK_LIMIT_S = 30.0
+"""Seconds that a batch of the bulk path may take, and no popup or lookup waits for."""
 
-_cdrs = Table(
-    "cdrs",
-    _TABLES,
-    # Cdr.key. A call's records lie together.
-    Column("pbx", _PBX, primary_key=True),
-    Column("linkedid", _TEXT, primary_key=True),
-    Column("uniqueid", _TEXT, primary_key=True),
-    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
-    Column("dstchannel", _TEXT, primary_key=True),
-    Column("channel", _TEXT, nullable=False),
-    Column("src", _TEXT, nullable=False),
-    Column("dst", _TEXT, nullable=False),
-    Column("did", _TEXT, nullable=False),
-    Column("start_at", Utc, nullable=False),
-    Column("duration_s", Integer, nullable=False),
-    Column("billsec_s", Integer, nullable=False),
-    Column("disposition", _TEXT, nullable=False),
-    Column("recordingfile", String(LONGEST_PATH), nullable=False),
-    mysql_charset="utf8mb4",
-    mysql_collate="utf8mb4_bin",
-)
+_KEY = (cdrs.c.pbx, cdrs.c.linkedid, cdrs.c.uniqueid, cdrs.c.sequence, cdrs.c.dstchannel)
+_SHOWN = [column for column in calls.c if column.name not in {"number_id", "time"}]
 
-_calls = Table(
-    "calls",
-    _TABLES,
-    Column("id", _ID, primary_key=True, autoincrement=True),
-    Column("pbx", _PBX, nullable=False),
-    Column("linkedid", _TEXT, nullable=False),
-    Column("client_id", _TEXT, nullable=False),
-    Column("extension", _TEXT, nullable=False),
-    Column("number", _NUMBER, nullable=False),
-    Column("number_key", _NUMBER, nullable=False),
-    Column("started_at", Utc, nullable=False),
-    Column("talk_s", Integer, nullable=False),
-    Column("filename", String(LONGEST_PATH), nullable=False),
-    Column("incoming", Boolean, nullable=False),
-    Index("calls_by_number", "number_key", "started_at", "id"),
-    Index("calls_by_call", "pbx", "linkedid"),
-    mysql_charset="utf8mb4",
-    mysql_collate="utf8mb4_bin",
-)
+Rows = Callable[[Iterable[Cdr]], list[CallRow]]
 
-SCHEMA = Schema("call_list", _TABLES)
 
-_FIELDS = [column for column in _calls.c if column.name != "id"]
-_add = insert(_cdrs).prefix_with("OR IGNORE", dialect="sqlite").prefix_with("IGNORE", dialect="mysql")
+@asynccontextmanager
+async def open_call_list(
+    url: str | URL, rows: Rows, timezone: tzinfo, *, recover: Recover | None = None, later: bool = False
+) -> AsyncIterator[CallList]:
+    """Open the call list at this address. Raises StoreError, with what to do about it.
+
+    `recover` and `later`, for the daemon: a damaged file is set aside; a database that can't be had at present is no
+    reason not to start.
+    """
+    database = await opened(url, [SCHEMA], recover=recover, later=later)
+    try:
+        yield CallList(database, rows, timezone)
+    finally:
+        await database.close()
 
 
 class CallList:
-    """The call list in a database that has its tables (`SCHEMA`)."""
+    """The call list in its database. All methods raise StoreError, within seconds also where the database hangs."""
 
-    def __init__(self, engine: AsyncEngine, rows: Callable[[Iterable[Cdr]], list[CallRow]]) -> None:
-        """`engine` stays the caller's. `rows` makes the lines of one call from all its records."""
-        self._engine = engine
-        self._reading = reading(engine)
+    def __init__(self, database: Database, rows: Rows, timezone: tzinfo) -> None:
+        """`rows` makes the lines of one call from all its records; `timezone` is the PBX's. Use `open_call_list`."""
+        self._database = database
         self._rows = rows
-        self._writing = asyncio.Lock()
+        self._timezone = timezone
+        self._numbers = KnownNumbers()
 
-    async def add_cdr(self, one: Cdr) -> bool:
-        """Take up a record; when this returns it is on disk, and the call's lines are as they must be with it.
+    async def add(self, records: Sequence[Cdr]) -> int:
+        """Take up records of any calls; when this returns they are on disk, and these calls' lines as they must be.
 
-        False: it was there already. Raises StoreError.
+        Those that are there already (by `Cdr.key`) are passed over. How many were new.
         """
-        with _explained():
-            async with self._writing, self._engine.begin() as connection:
-                return await connection.run_sync(self._take_up, one)
+
+        async def work(connection: AsyncConnection) -> tuple[int, list[tuple[str, int, Numbers]]]:
+            count, numbers = 0, []
+            for pbx in sorted({one.pbx for one in records}):
+                prunings = await call_writes.take_turn(connection, pbx)
+                own = [one for one in records if one.pbx == pbx]
+                new, changed = await call_writes.take_up(connection, pbx, own, self._rows)
+                _, written = await self._put_lines(connection, pbx, changed, prunings)
+                numbers.append((pbx, prunings, written))
+                count += new
+            return count, numbers
+
+        count, numbers = await self._database.write(work)
+        for each in numbers:
+            self._numbers.committed(*each)
+        return count
+
+    async def replace(self, pbx: str, calls: Mapping[str, Sequence[CallRow]]) -> int:
+        """Have these calls (linkedid → lines, all of them) be as given, without records; how many lines were written.
+
+        The bulk path: some 2,000 calls at a time. What is as it must be is not written.
+        """
+
+        async def work(connection: AsyncConnection) -> tuple[int, tuple[str, int, Numbers]]:
+            prunings = await call_writes.take_turn(connection, pbx)
+            count, written = await self._put_lines(connection, pbx, calls, prunings)
+            return count, (pbx, prunings, written)
+
+        count, numbers = await self._database.write(work, BULK_LIMIT_S)
+        self._numbers.committed(*numbers)
+        return count
+
+    async def _put_lines(
+        self, connection: AsyncConnection, pbx: str, calls: Mapping[str, Sequence[CallRow]], prunings: int
+    ) -> tuple[int, Numbers]:
+        known = self._numbers.of(pbx, prunings)
+        return await call_writes.put_lines(connection, pbx, calls, known, self._timezone) if calls else (0, {})
+
+    async def known(self, pbx: str, since_at: datetime, until_at: datetime) -> set[tuple[str, str, str, int, str]]:
+        """The keys (`Cdr.key`) of the records that begin then; `since_at` included, `until_at` not."""
+        began = cdrs.c.start_epoch_s.between(_epoch_s(since_at), _epoch_s(until_at) - 1)
+        query = select(*_KEY).where(cdrs.c.pbx == pbx, began)
+
+        async def work(connection: AsyncConnection) -> set[tuple[str, str, str, int, str]]:
+            return {tuple(row) for row in await connection.execute(query)}
+
+        return await self._database.read(work)
+
+    async def progress(self, pbx: str, name: str) -> str | None:
+        """What `set_progress` was told last: how far a source has been read."""
+        query = select(progress.c.value).where(progress.c.pbx == pbx, progress.c.name == name)
+
+        async def work(connection: AsyncConnection) -> str | None:
+            return await connection.scalar(query)
+
+        return await self._database.read(work)
+
+    async def set_progress(self, pbx: str, name: str, value: str) -> None:
+        """Remember a text of up to 1,000 characters."""
+
+        async def work(connection: AsyncConnection) -> None:
+            sql = f"REPLACE INTO {call_writes.values(progress)}"
+            await connection.exec_driver_sql(call_writes.statement(connection, sql), (pbx, name, value))
+
+        await self._database.write(work)
+
+    async def prune_records(self, pbx: str, before_at: datetime) -> int:
+        """Delete some of the records that began before then, oldest first; how many. Their lines stay."""
+        return await self._database.write(
+            lambda connection: call_pruning.prune_records(connection, pbx, _epoch_s(before_at))
+        )
+
+    async def prune_calls(self, before_at: datetime) -> int:
+        """Delete some of the lines from before then, of any PBX, oldest first, and numbers nobody has any more.
+
+        How many lines.
+        """
+        before = call_writes.wall(before_at, self._timezone)
+        return await self._database.write(lambda connection: call_pruning.prune_calls(connection, before))
 
     async def by_number(
         self,
@@ -125,72 +162,77 @@ class CallList:
         limit: int = 100,
         after: Position | None = None,
     ) -> Page:
-        """The calls with a number, newest first; `since_at` included, `until_at` not. Raises StoreError.
+        """The calls with a number, newest first; `since_at` included, `until_at` not.
 
-        `client_ids`: only these clients'; None: everybody's.
+        `client_ids`: only calls of these clients of the CRM.
         """
-        wanted = [_calls.c.number_key == key]
+        wanted: list[ColumnElement[bool]] = []
         if client_ids is not None:
-            wanted.append(_calls.c.client_id.in_(sorted(client_ids)))
+            wanted.append(calls.c.client_id.in_(client_ids))
         if extension is not None:
-            wanted.append(_calls.c.extension == extension)
+            wanted.append(calls.c.extension == extension)
         if incoming is not None:
-            wanted.append(_calls.c.incoming.is_(incoming))
+            wanted.append(calls.c.incoming == int(incoming))
         if since_at is not None:
-            wanted.append(_calls.c.started_at >= since_at)
+            wanted.append(calls.c.epoch_s >= _epoch_s(since_at))
         if until_at is not None:
-            wanted.append(_calls.c.started_at < until_at)
+            wanted.append(calls.c.epoch_s < _epoch_s(until_at))
         if after is not None:
             wanted.append(_older(after))
-        newest_first = (_calls.c.started_at.desc(), _calls.c.id.desc())
-        query = select(_calls).where(*wanted).order_by(*newest_first).limit(limit + 1)
-        with _explained():
-            async with self._reading.connect() as connection:
-                found = (await connection.execute(query)).all()
-        return _page(found, limit)
+        spellings = select(numbers).where(numbers.c.number_key == key)
+        newest_first = (calls.c.epoch_s.desc(), calls.c.id.desc())
 
-    def _take_up(self, connection: Connection, one: Cdr) -> bool:
-        added = connection.execute(_add.values({column.name: getattr(one, column.name) for column in _cdrs.c}))
-        if not added.rowcount:
-            return False
-        same_call = and_(_cdrs.c.pbx == one.pbx, _cdrs.c.linkedid == one.linkedid)
-        records = connection.execute(select(_cdrs).where(same_call).with_for_update()).all()
-        _replace(connection, one, self._rows(Cdr(**record._mapping) for record in records))  # noqa: SLF001  # public
-        return True
+        async def work(connection: AsyncConnection) -> list[list[tuple[Row[Any], str, str]]]:
+            found = []
+            for id_, number, number_key in (await connection.execute(spellings)).all():
+                # One number at a time: of several at once, a database would read and sort all their lines.
+                query = select(*_SHOWN).where(calls.c.number_id == id_, *wanted).order_by(*newest_first)
+                rows = await connection.execute(query.limit(limit + 1))
+                found.append([(row, number, number_key) for row in rows])
+            return found
 
+        found = await self._database.read(work)
+        newest = merge(*found, key=lambda one: (one[0].epoch_s, one[0].id), reverse=True)
+        return _page(list(islice(newest, limit + 1)), limit)
 
-def _replace(connection: Connection, one: Cdr, lines: list[CallRow]) -> None:
-    """Bring the lines of this record's call up to date."""
-    same_call = and_(_calls.c.pbx == one.pbx, _calls.c.linkedid == one.linkedid)
-    present: dict[tuple[object, ...], list[Row[Any]]] = {}
-    for row in connection.execute(select(_calls).where(same_call).order_by(_calls.c.id)):
-        present.setdefault((row.extension, row.number_key, row.incoming), []).append(row)
-    for line in lines:
-        values = {column.name: getattr(line, column.name) for column in _FIELDS}
-        before = present.get((line.extension, line.number_key, line.incoming))
-        if not before:
-            connection.execute(insert(_calls).values(values))
-            continue
-        connection.execute(update(_calls).where(_calls.c.id == before.pop(0).id).values(values))
-    gone = [row.id for rows in present.values() for row in rows]
-    if gone:
-        connection.execute(delete(_calls).where(_calls.c.id.in_(gone)))
+    async def of_call(self, linkedid: str) -> list[CallRow]:
+        """The lines of one call, of whichever PBX, oldest first."""
+        shown: Select[Any] = select(*_SHOWN, numbers.c.number, numbers.c.number_key)
+        query = shown.join(numbers, numbers.c.id == calls.c.number_id).where(calls.c.linkedid == linkedid)
+        query = query.order_by(calls.c.epoch_s, calls.c.id)
+
+        async def work(connection: AsyncConnection) -> list[CallRow]:
+            return [_shown(row, row.number, row.number_key) for row in await connection.execute(query)]
+
+        return await self._database.read(work)
 
 
 def _older(than: Position) -> ColumnElement[bool]:
-    at = datetime.fromtimestamp(than.epoch_s, UTC)
-    return and_(_calls.c.started_at <= at, or_(_calls.c.started_at < at, _calls.c.id < than.id))
+    at = than.epoch_s
+    return and_(calls.c.epoch_s <= at, or_(calls.c.epoch_s < at, calls.c.id < than.id))
 
 
-def _page(found: Sequence[Row[Any]], limit: int) -> Page:
-    rows = [CallRow(**{column.name: getattr(row, column.name) for column in _FIELDS}) for row in found[:limit]]
-    last = found[limit - 1] if len(found) > limit else None
-    return Page(rows, Position(int(last.started_at.timestamp()), last.id) if last is not None else None)
+def _page(found: Sequence[tuple[Row[Any], str, str]], limit: int) -> Page:
+    shown = [_shown(*one) for one in found[:limit]]
+    last = found[limit - 1][0] if len(found) > limit else None
+    return Page(shown, Position(last.epoch_s, last.id) if last is not None else None)
 
 
-@contextmanager
-def _explained() -> Iterator[None]:
-    try:
-        yield
-    except SQLAlchemyError as error:
-        raise StoreError(f"the call list's database {explain(error)}") from error
+def _shown(row: Row[Any], number: str, number_key: str) -> CallRow:
+    return CallRow(
+        pbx=row.pbx,
+        linkedid=row.linkedid,
+        client_id=row.client_id,
+        extension=row.extension,
+        number=number,
+        number_key=number_key,
+        started_at=datetime.fromtimestamp(row.epoch_s, UTC),
+        talk_s=row.talk_s,
+        filename=row.filename,
+        incoming=bool(row.incoming),
+    )
+
+
+def _epoch_s(at: datetime) -> int:
+    """Whole seconds, the next where there is a fraction: what begins then or later, or before, are the same calls."""
+    return -int(-at.timestamp() // 1)

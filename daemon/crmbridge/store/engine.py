@@ -25,6 +25,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
+from crmbridge.store import mysql
 from crmbridge.store.schema import VERSIONS, Schema, StoreError, lacking, migrate
 
 log = structlog.get_logger("crmbridge.store")
@@ -79,52 +80,31 @@ def sqlite_url(path: Path) -> URL:
     return URL.create("sqlite+aiosqlite", database=str(path))
 
 
-async def open_database(
-    url: str | URL,
-    schemas: Sequence[Schema],
-    connections: int = 5,
-    recover: Recover | None = None,
-    *,
-    later: bool = False,
-) -> AsyncEngine:
-    """Open a database and bring its tables up to date. The caller disposes of the engine.
-
-    A missing SQLite file is made, and its folder. `recover` is asked when a SQLite file is found to be damaged; it is
-    not read through for that, as it may be large. `later`: a SQLite file whose disk refuses is opened as it is, loudly.
-    Raises StoreError, with what to do about it.
-    """
+def make_engine(url: str | URL, connections: int = 5) -> AsyncEngine:
+    """An engine for this address; nothing is opened yet. Raises StoreError where the address is none."""
     address = _parsed(url)
-    sqlite = address.get_backend_name() == "sqlite"
-    if sqlite and address.database in {None, "", ":memory:"}:
+    if address.get_backend_name() != "sqlite":
+        return mysql.make_engine(address, connections)
+    if address.database in {None, "", ":memory:"}:
         raise StoreError("store.url names no file: write sqlite+aiosqlite:////var/lib/crmbridge/calls.db")
-    options = {"pool_size": connections, "max_overflow": 0}
-    if not sqlite:
-        # An idle connection may have been cut by the server (wait_timeout) or by a firewall.
-        options |= {"pool_pre_ping": True, "pool_recycle": 1800}
-    engine = create_async_engine(address, **options)
-    if sqlite:
-        _prepare_sqlite(engine.sync_engine)
-    try:
-        await _bring_up_async(engine, schemas, recover)
-    except DiskError as error:
-        if not later:
-            await engine.dispose()
-            raise
-        log.error(
-            "store.disk_refuses", file=_shown(engine.url), reason=str(error), effect="it is tried again and again"
-        )
-    except BaseException:
-        await engine.dispose()
-        raise
+    engine = create_async_engine(address, pool_size=connections, max_overflow=0)
+    _prepare_sqlite(engine.sync_engine)
     return engine
 
 
-async def _bring_up_async(engine: AsyncEngine, schemas: Sequence[Schema], recover: Recover | None) -> None:
-    where = _shown(engine.url)
+async def bring_up_async(
+    engine: AsyncEngine, schemas: Sequence[Schema], recover: Recover | None, *, look_through: bool = False
+) -> None:
+    """Bring a database's tables up to date. Raises StoreError, with what to do about it.
+
+    A missing SQLite file is made, and its folder. `recover` is asked when a SQLite file is found to be damaged; it is
+    read through for that only where it says so, as it may be large.
+    """
+    where = shown(engine.url)
     if engine.dialect.name == "sqlite":
         make_file(Path(where))
         if recover is not None:
-            await asyncio.to_thread(_recovered, Path(where), schemas, recover)
+            await asyncio.to_thread(_recovered, Path(where), schemas, recover, look_through=look_through)
     with _named(where):
         async with engine.begin() as connection:
             await connection.run_sync(migrate, schemas, datetime.now(UTC))
@@ -166,7 +146,7 @@ def _sqlite_engine(path: Path) -> Engine:
 
 def bring_up(engine: Engine, schemas: Sequence[Schema], recover: Recover | None, *, look_through: bool) -> None:
     """Bring a SQLite file's tables up to date; where it is damaged, recover. Raises StoreError, of it DamagedError."""
-    make_file(Path(_shown(engine.url)))
+    make_file(Path(shown(engine.url)))
     try:
         _refuse_what_is_not_ours(engine)
         apply(engine, schemas)
@@ -180,7 +160,7 @@ def bring_up(engine: Engine, schemas: Sequence[Schema], recover: Recover | None,
 
 def apply(engine: Engine, schemas: Sequence[Schema]) -> None:
     """Bring a SQLite file's tables up to date. Raises StoreError, of it DamagedError."""
-    with _named(_shown(engine.url)), engine.begin() as connection:
+    with _named(shown(engine.url)), engine.begin() as connection:
         migrate(connection, schemas, datetime.now(UTC))
 
 
@@ -189,7 +169,7 @@ def check(engine: Engine, schemas: Sequence[Schema]) -> None:
 
     What indexes hold is not compared with their tables: that would take several times as long.
     """
-    where = _shown(engine.url)
+    where = shown(engine.url)
     with _named(where), reading(engine).connect() as connection:
         found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
         missing = lacking(connection, schemas)
@@ -215,13 +195,13 @@ def reading_apart(engine: Engine) -> Engine:
     return reading(apart)
 
 
-def _recovered(path: Path, schemas: Sequence[Schema], recover: Recover) -> None:
-    open_sqlite(path, schemas, recover, look_through=False).dispose()
+def _recovered(path: Path, schemas: Sequence[Schema], recover: Recover, *, look_through: bool) -> None:
+    open_sqlite(path, schemas, recover, look_through=look_through).dispose()
 
 
 def _refuse_what_is_not_ours(engine: Engine) -> None:
     """Before anything is written into it."""
-    path = Path(_shown(engine.url))
+    path = Path(shown(engine.url))
     wal = path.with_name(f"{path.name}-wal")
     if path.exists() and not path.stat().st_size and wal.exists() and wal.stat().st_size:
         # SQLite deletes the write-ahead log of a file that is empty, and with it what is not anywhere else.
@@ -258,7 +238,7 @@ def disk_trouble(error: BaseException) -> bool:
 
 def explain(error: BaseException) -> str:
     """What a database error means and what to do, to be read after the database's name."""
-    if words := _WORDS.get(_code(error)):
+    if words := _WORDS.get(_code(error)) or mysql.explain(error):
         return words
     original = error.orig if isinstance(error, DBAPIError) and error.orig else error
     return f"cannot be used: {original}"
@@ -282,8 +262,9 @@ def _parsed(url: str | URL) -> URL:
     return address
 
 
-def _shown(address: URL) -> str:
-    return address.database or "" if address.get_backend_name() == "sqlite" else address.render_as_string()
+def shown(address: URL) -> str:
+    """A file's path, or user, host and name of a server's database: without the password."""
+    return address.database or "" if address.get_backend_name() == "sqlite" else mysql.shown(address)
 
 
 def make_file(path: Path) -> None:

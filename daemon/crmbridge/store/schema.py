@@ -10,12 +10,15 @@ It must not know what the tables are for.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Column, Connection, Dialect, Integer, MetaData, String, Table, inspect, select
 from sqlalchemy.dialects import mysql
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 
@@ -54,7 +57,10 @@ class Utc(TypeDecorator[datetime]):
 
 
 Upgrade = Callable[[Connection], None]
-"""One step to the next version. Where DDL is not part of the transaction (MySQL), it must bear being run twice."""
+"""One step to the next version.
+
+Where DDL is not part of the transaction (MySQL), it must bear being run twice, and by two processes at the same time.
+"""
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,8 @@ class Schema:
     """From version 1 to 2, from 2 to 3, … Never changed once released: write the next one."""
     values: Mapping[str, Collection[str]] = field(default_factory=dict)
     """The only texts that a column (`table.column`) may hold: what else a damaged file has there is not taken over."""
+    views: Mapping[str, str] = field(default_factory=dict)
+    """Name → SELECT: what others may read, where they can (MySQL)."""
 
     @property
     def version(self) -> int:
@@ -77,6 +85,8 @@ class Schema:
 
 VERSIONS = "schema_versions"
 """The table that every database of ours has."""
+
+_DUPLICATE_INDEX = 1061  # ER_DUP_KEYNAME
 
 _versions_tables = MetaData()
 _versions = Table(
@@ -90,9 +100,38 @@ _versions = Table(
 
 def migrate(connection: Connection, schemas: Iterable[Schema], now: datetime) -> None:
     """Create or upgrade the tables. Raises StoreError when the database is of a newer version than this program."""
-    _versions_tables.create_all(connection)
+    create(connection, _versions_tables)
     for schema in schemas:
         _migrate_one(connection, schema, now)
+
+
+def create(connection: Connection, tables: MetaData) -> None:
+    """Make those tables and indexes that are not there yet.
+
+    Whoever was killed half-way through on MySQL has left some of them; another process may be making them now.
+    """
+    for table in tables.sorted_tables:
+        if not inspect(connection).has_table(table.name):
+            connection.execute(CreateTable(table, if_not_exists=True))
+        there = {index["name"] for index in inspect(connection).get_indexes(table.name)}
+        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+            if index.name not in there:
+                _create_index(connection, CreateIndex(index))
+
+
+def _create_index(connection: Connection, statement: CreateIndex) -> None:
+    try:
+        connection.execute(statement)
+    except DBAPIError as error:
+        if mysql_code(error) != _DUPLICATE_INDEX:
+            raise
+
+
+def mysql_code(error: BaseException | None) -> int:
+    """The number that MySQL or MariaDB gave an error, 0 where it is none of theirs."""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    code = original.args[0] if original is not None and original.args else 0
+    return code if isinstance(code, int) else 0
 
 
 def lacking(connection: Connection, schemas: Iterable[Schema]) -> list[str]:
@@ -113,8 +152,10 @@ def _migrate_one(connection: Connection, schema: Schema, now: datetime) -> None:
     found = connection.scalar(select(_versions.c.version).where(ours))
     stamp = {"version": schema.version, "changed_at": now}
     if found is None:
-        schema.tables.create_all(connection)
-        connection.execute(_versions.insert().values(component=schema.component, **stamp))
+        create(connection, schema.tables)
+        _create_views(connection, schema)
+        with suppress(IntegrityError):  # another process was quicker
+            connection.execute(_versions.insert().values(component=schema.component, **stamp))
     elif found > schema.version:
         raise StoreError(
             f"was written by a newer crmbridge ({schema.component} version {found}, this one knows up to "
@@ -123,4 +164,12 @@ def _migrate_one(connection: Connection, schema: Schema, now: datetime) -> None:
     elif found < schema.version:
         for upgrade in schema.upgrades[found - 1 :]:
             upgrade(connection)
+        _create_views(connection, schema)
         connection.execute(_versions.update().where(ours).values(**stamp))
+
+
+def _create_views(connection: Connection, schema: Schema) -> None:
+    if connection.dialect.name == "sqlite":
+        return
+    for name, query in schema.views.items():
+        connection.exec_driver_sql(f"CREATE OR REPLACE SQL SECURITY DEFINER VIEW {name} AS {query}")

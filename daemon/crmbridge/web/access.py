@@ -81,6 +81,10 @@ class Access:
         self._links_from = [network(text) for text in links_from]
         self.credentials_as_parameters = credentials_as_parameters
 
+    def follow(self, other: Access) -> None:
+        """Let in whom the other one lets in, from now on, and nobody else."""
+        vars(self).update(vars(other))
+
     def client(self, peer: str | None, forwarded: Sequence[str]) -> Address | None:
         """Who asks: the socket's peer, or whom a trusted proxy names. None where that can't be told.
 

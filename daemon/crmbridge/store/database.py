@@ -1,0 +1,164 @@
+"""A database in use: brought up when it can be, asked again where that helps, cut off where it hangs, and explained.
+
+One unit of work is one transaction, and may be run several times: what it does must be the same when done twice, since
+a connection can break after the commit and before we hear of it. It must not know any tables.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from random import random
+from typing import TypeVar
+
+import structlog
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from crmbridge.store import mysql
+from crmbridge.store.engine import (
+    BUSY_TIMEOUT_MS,
+    DiskError,
+    Recover,
+    bring_up_async,
+    damage,
+    explain,
+    make_engine,
+    reading,
+    shown,
+)
+from crmbridge.store.schema import Schema, StoreError
+
+log = structlog.get_logger("crmbridge.store")
+
+LIMIT_S = 5.0
+"""Seconds until a database that says nothing counts as hanging."""
+START_LIMIT_S = 2.0
+"""The same while the daemon starts: popups wait for that."""
+
+_PAUSES_S = (0.02, 0.04, 0.08, 0.16, 0.32)
+"""Before a transaction that lost against another is tried anew; less by chance, so that the two don't meet again."""
+
+T = TypeVar("T")
+Work = Callable[[AsyncConnection], Awaitable[T]]
+
+
+class Database:
+    """A database, and what tables it must have. Use `opened`."""
+
+    def __init__(self, engine: AsyncEngine, schemas: Sequence[Schema], recover: Recover | None) -> None:
+        self._engine = engine
+        self._reading = reading(engine)
+        self._schemas = schemas
+        self._recover = recover
+        self._up = False
+        self._damaged = False
+        self._bringing_up = asyncio.Lock()
+        self.is_sqlite = engine.dialect.name == "sqlite"
+        self.name = shown(engine.url)
+        """For messages."""
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._engine.dispose()
+
+    async def bring_up(self, limit_s: float = LIMIT_S) -> None:
+        """See that its tables are there and up to date. Raises StoreError, of it DamagedError and DiskError."""
+        async with self._bringing_up:
+            if self._up:
+                return
+            try:
+                # An upgrade of a file may take its time; a server of which nothing is heard must not.
+                async with asyncio.timeout(None if self.is_sqlite else limit_s):
+                    await self._bring_up()
+            except TimeoutError:
+                raise StoreError(self._hangs(limit_s)) from None
+            self._up = True
+
+    async def _bring_up(self) -> None:
+        if self._damaged:
+            await self._engine.dispose()  # what is open would go on with the file that is set aside
+            await bring_up_async(self._engine, self._schemas, self._recover, look_through=True)
+            self._damaged = False
+            return None
+        for pause_s in _PAUSES_S:
+            try:
+                return await bring_up_async(self._engine, self._schemas, self._recover)
+            except StoreError as error:  # another process may be doing the same
+                if self.is_sqlite or error.__cause__ is None or not mysql.passing(error.__cause__):
+                    raise
+            await asyncio.sleep(pause_s)
+        return await bring_up_async(self._engine, self._schemas, self._recover)
+
+    async def write(self, work: Work[T], limit_s: float = LIMIT_S) -> T:
+        """Do this in a transaction of its own and commit it. Raises StoreError."""
+        return await self._run(self._engine, work, limit_s)
+
+    async def read(self, work: Work[T], limit_s: float = LIMIT_S) -> T:
+        """The same for what only reads. Raises StoreError."""
+        return await self._run(self._reading, work, limit_s)
+
+    async def _run(self, engine: AsyncEngine, work: Work[T], limit_s: float) -> T:
+        if self.is_sqlite:
+            await self.bring_up()
+            limit_s += BUSY_TIMEOUT_MS / 1000  # for another writer
+        passed: SQLAlchemyError | None = None
+        try:
+            async with asyncio.timeout(limit_s):
+                await self.bring_up(limit_s)
+                for pause_s in _PAUSES_S:
+                    try:
+                        return await _once(engine, work)
+                    except SQLAlchemyError as error:
+                        if self.is_sqlite or not mysql.passing(error):
+                            raise
+                        passed = error
+                    log.debug("store.tried_again", reason=explain(passed))
+                    await asyncio.sleep(pause_s * (1 - random() / 2))  # noqa: S311  # no secret
+                return await _once(engine, work)
+        except TimeoutError:
+            raise StoreError(f"{self.name} {explain(passed)}" if passed else self._hangs(limit_s)) from None
+        except (SQLAlchemyError, OSError) as error:
+            if damage(error) and self._recover is not None:
+                self._up, self._damaged = False, True
+            raise StoreError(f"{self.name} {explain(error)}") from error
+
+    def _hangs(self, limit_s: float) -> str:
+        return f"{self.name} does not answer within {limit_s:g} s"
+
+
+async def _once(engine: AsyncEngine, work: Work[T]) -> T:
+    async with engine.begin() as connection:
+        return await work(connection)
+
+
+async def opened(
+    url: str | URL,
+    schemas: Sequence[Schema],
+    *,
+    connections: int = 5,
+    recover: Recover | None = None,
+    later: bool = False,
+) -> Database:
+    """Open a database and bring its tables up to date. The caller closes it. Raises StoreError, with what to do.
+
+    `later`, for the daemon: where a server is away, hangs or refuses, or a file's disk does, that is logged, and the
+    tables are brought up at the first use that succeeds. `recover`: see `bring_up_async`.
+    """
+    database = Database(make_engine(url, connections), schemas, recover)
+    try:
+        await database.bring_up(START_LIMIT_S if later else LIMIT_S)
+    except StoreError as error:
+        if not later or not _may_pass(database, error):
+            await database.close()
+            raise
+        log.error("store.refuses", database=database.name, reason=str(error), effect="it is tried again with each use")
+    except BaseException:
+        await database.close()
+        raise
+    return database
+
+
+def _may_pass(database: Database, error: StoreError) -> bool:
+    return isinstance(error, DiskError) or not database.is_sqlite

@@ -1,0 +1,120 @@
+"""MySQL and MariaDB: how we connect, what their errors mean, and which of them pass by themselves.
+
+Numbers of errors are the servers' own (mysqld_error.h; MariaDB's share them up to 1900). It must not know any tables.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from crmbridge.store.schema import StoreError, mysql_code
+
+CONNECT_S = 3
+"""Seconds for a TCP connection. A database in another country takes a fifth of one."""
+LOCK_WAIT_S = 2
+"""Seconds that the server lets us wait for another's lock, before we try anew."""
+RECYCLE_S = 240
+"""Seconds for which a connection is used: firewalls forget idle ones after five minutes, and tell neither end."""
+
+_SESSION = (
+    "SET SESSION time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', "
+    f"innodb_lock_wait_timeout = {LOCK_WAIT_S}"
+)
+"""Whatever the server's settings are. In this sql_mode a backslash escapes, as asyncmy takes for granted."""
+
+_PASSING = {
+    1205,  # ER_LOCK_WAIT_TIMEOUT
+    1213,  # ER_LOCK_DEADLOCK; Galera's certification failure, too
+    1684,  # ER_WARN_I_S_SKIPPED_TABLE: somebody is making that table at this moment
+    1020,  # ER_CHECKREAD: MariaDB 11 with innodb_snapshot_isolation
+}
+
+_MANY = (
+    "has no connection left for us: raise max_connections, or this user's limit, "
+    "or see who holds them (SHOW PROCESSLIST)"
+)
+_READ_ONLY = "is read-only: it may be a replica, or be locked for maintenance (SET GLOBAL read_only = 0 ends that)"
+_RIGHTS = (
+    "does not let this user do that: "
+    "GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, CREATE VIEW on it"
+)
+_AWAY = "is not there: see that the server runs and listens on that address, and the firewall"
+_WORDS = {
+    1040: _MANY,  # ER_CON_COUNT_ERROR
+    1203: _MANY,  # ER_TOO_MANY_USER_CONNECTIONS
+    1226: _MANY,  # ER_USER_LIMIT_REACHED
+    1290: _READ_ONLY,  # ER_OPTION_PREVENTS_STATEMENT (--read-only)
+    1792: _READ_ONLY,  # ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION
+    1836: _READ_ONLY,  # ER_READ_ONLY_MODE
+    1045: "refuses this user or password: see store.url, and SHOW GRANTS for the user from this host's address",
+    1698: "lets this user in by its operating system's user only: give crmbridge a user with a password",
+    1044: _RIGHTS,  # ER_DBACCESS_DENIED_ERROR
+    1142: _RIGHTS,  # ER_TABLEACCESS_DENIED_ERROR
+    1143: _RIGHTS,  # ER_COLUMNACCESS_DENIED_ERROR
+    1227: _RIGHTS,  # ER_SPECIFIC_ACCESS_DENIED_ERROR
+    1049: "does not exist on that server: CREATE DATABASE it, or mend store.url",
+    1129: "shut this host out after too many failed connections: FLUSH HOSTS there",
+    1130: "does not let this host connect: the user must be allowed from its address",
+    1820: "wants this user's password changed: it has expired",
+    1862: "wants this user's password changed: it has expired",
+    3118: "has this user's account locked",
+    4151: "has this user's account locked",
+    3159: "wants TLS: add ?ssl_ca=FILE to store.url",
+    1021: "is out of disk space",
+    1114: "is out of disk space (a table is full)",
+    1028: "is out of disk space",
+    1030: "can't read or write its files: see the server's own log",
+    1047: "is a Galera node that is not in sync with its cluster",
+    1053: "is shutting down",
+    1146: "lacks one of crmbridge's tables: somebody dropped it; drop schema_versions, too, and all are made anew",
+    1205: "keeps our rows locked: see who does that (SHOW ENGINE INNODB STATUS)",
+    1213: "keeps our rows locked: see who does that (SHOW ENGINE INNODB STATUS)",
+    1665: "has binlog_format = STATEMENT: crmbridge needs ROW or MIXED",
+    1969: "took too long (max_statement_time)",
+    2002: _AWAY,
+    2003: _AWAY,
+    2005: "has a host name that is unknown",
+    2006: "has closed the connection",
+    2013: "has closed the connection",
+    1927: "has closed the connection",
+}
+
+
+# asyncmy logs each warning of the server's, of tables that are there already and of values, numbers among them.
+logging.getLogger("asyncmy").setLevel(logging.ERROR)
+
+
+def make_engine(address: URL, connections: int) -> AsyncEngine:
+    """With up to so many connections; none is made yet. Raises StoreError."""
+    if not (address.password or "").isascii():
+        raise StoreError("the database's password must be of ASCII characters: asyncmy can't send others")
+    return create_async_engine(
+        address.update_query_dict({"charset": "utf8mb4"}),
+        isolation_level="READ COMMITTED",  # no locks on gaps, in which two writers wait for each other
+        pool_size=connections,
+        max_overflow=0,
+        pool_recycle=RECYCLE_S,
+        connect_args={"connect_timeout": CONNECT_S, "init_command": _SESSION, "program_name": "crmbridge"},
+    )
+
+
+def explain(error: BaseException) -> str | None:
+    """What it means and what to do, to be read after the database's name; None where we don't know more than it."""
+    return _WORDS.get(mysql_code(error))
+
+
+def passing(error: BaseException) -> bool:
+    """Whether the same transaction may succeed when it is tried anew at once."""
+    cut = isinstance(error, DBAPIError) and error.connection_invalidated
+    return cut or mysql_code(error) in _PASSING
+
+
+def shown(address: URL) -> str:
+    """Without the password, and without options, in which there may be secrets, too."""
+    host = address.host or "localhost"
+    where = f"[{host}]" if ":" in host else host
+    return f"{address.username or ''}@{where}:{address.port or 3306}/{address.database or ''}"
