@@ -10,12 +10,11 @@ import os
 import re
 import shutil
 import socket
-import sqlite3
 import struct
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -810,32 +809,6 @@ async def test_from_the_record_to_the_browser_and_over_a_restart(tmp_path: Path,
     assert len(signature) == 43
     assert signature not in json.dumps(lines)
     assert recorded.decode() not in json.dumps(requests), "names of recordings hold numbers, which are masked"
-
-
-async def test_a_call_list_that_is_away(tmp_path: Path) -> None:
-    """Its tables are gone while the bridge runs: who asks for calls is told so, and nothing else notices."""
-    pbx = SimulatedPbx(username="crmbridge", secret="s3cret")
-    await pbx.start()
-    try:
-        async with daemon(write(tmp_path, ami_port=pbx.port, url="http://127.0.0.1:1/")) as bridge:
-            await bridge.logged("ami.connected")
-            port = await bridge.port()
-            assert await asked(port, "/calls?number=1", OF_CRM) == (200, b'{"success":true,"result":[]}')
-            with closing(sqlite3.connect(tmp_path / "calls.db")) as database:
-                database.execute("ALTER TABLE calls RENAME TO gone")
-            for _ in range(3):
-                status, body = await asked(port, "/calls?number=1", OF_CRM)
-                assert (status, json.loads(body)["error"]["code"]) == (503, "call_list_unavailable")
-            assert (await asked(port, "/readyz"))[0] == 200
-            assert b"\ncrmbridge_call_list_up 0.0\n" in (await asked(port, "/metrics"))[1]
-            with closing(sqlite3.connect(tmp_path / "calls.db")) as database:
-                database.execute("ALTER TABLE gone RENAME TO calls")
-            assert (await asked(port, "/calls?number=1", OF_CRM))[0] == 200
-            assert b"\ncrmbridge_call_list_up 1.0\n" in (await asked(port, "/metrics"))[1]
-            assert len(await bridge.logged("call_list.unavailable")) == 1
-            assert len(await bridge.logged("call_list.available")) == 1
-    finally:
-        await pbx.stop()
 
 
 async def test_several_clients(tmp_path: Path, monitor: Path) -> None:
