@@ -748,7 +748,7 @@ async def output(*command: str) -> bytes:
     return out
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.needs("curl")
 async def test_curl(desk: Desk, tmp_path: Path) -> None:
     put(desk.monitor / "large.wav", LARGE)
     host, port = desk.site.server.address
@@ -811,6 +811,35 @@ async def test_from_the_record_to_the_browser_and_over_a_restart(tmp_path: Path,
     assert recorded.decode() not in json.dumps(requests), "names of recordings hold numbers, which are masked"
 
 
+async def test_pages_of_the_real_list(tmp_path: Path) -> None:
+    """Each page begins behind the one before, whatever comes in between."""
+    pbx, call = SimulatedPbx(username="crmbridge", secret="s3cret"), trace("22/did_answered")
+    number = call.expected[0][2]
+    await pbx.start()
+    try:
+        async with daemon(write(tmp_path, ami_port=pbx.port, url="http://127.0.0.1:1/")) as bridge:
+            await bridge.logged("ami.connected")
+            port = await bridge.port()
+            for count in range(1, 4):
+                await pbx.play(call, speed=50)
+                await listed(port, number, OF_CRM, count)
+            pages: list[dict[str, Any]] = []
+            cursor = ""
+            while not pages or cursor:
+                more = f"&cursor={cursor}" if cursor else ""
+                _, body = await asked(port, f"/calls?number={number}&limit=1{more}", OF_CRM)
+                pages.append(json.loads(body))
+                cursor = pages[-1].get("cursor", "")
+                if len(pages) == 1:
+                    await pbx.play(call, speed=50)
+                    await listed(port, number, OF_CRM, 4)
+            assert [len(page["result"]) for page in pages] == [1] * (len(pages))
+            assert len(pages) in {3, 4}, "all calls are of one second: the new one may come behind the first page"
+            assert len({page.get("cursor") for page in pages}) == len(pages)
+    finally:
+        await pbx.stop()
+
+
 async def test_several_clients(tmp_path: Path, monitor: Path) -> None:
     """Each sees and hears its own calls: by their records' DID here, whoever answered them."""
     call = trace("22/did_answered")
@@ -850,12 +879,12 @@ async def asked(port: int, path: str, auth: str | None = None) -> tuple[int, byt
         return answer.status, await answer.read()
 
 
-async def listed(port: int, number: str, auth: str) -> list[dict[str, Any]]:
-    """The calls with a number, once there are any."""
+async def listed(port: int, number: str, auth: str, count: int = 1) -> list[dict[str, Any]]:
+    """The calls with a number, once there are so many."""
     async with asyncio.timeout(LIMIT_S):
         while True:
             _, body = await asked(port, f"/calls?number={number}", auth)
             lines: list[dict[str, Any]] = json.loads(body)["result"]
-            if lines:
+            if len(lines) >= count:
                 return lines
             await asyncio.sleep(0.05)
