@@ -26,6 +26,8 @@ URL = "http://199.203.227.132/dialer/sodialer.php:6560?sExt=777&sNumber=03300479
 BASE = "http://199.203.227.132/dialer/sodialer.php"
 FORM = {"sExt": "777", "sNumber": "033004799", "ClientId": "10"}
 DONE = {"success": True, "result": []}
+RECORDING = "in-trunk-033004799-20261123-055257-1795413177.274.wav"
+SOUND = b"sound" * 1000
 API = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
 LIMIT_S = 30
 
@@ -51,7 +53,9 @@ async def running_site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterato
         max_calls = 1000
         when_talking = "ring"
         """
-        config = await configure(tmp_path_factory.mktemp("curl"), pbx, crm, often)
+        folder = tmp_path_factory.mktemp("curl")
+        (folder / RECORDING).write_bytes(SOUND)
+        config = await configure(folder, pbx, crm, f'{often}[cdr]\nrecordings_dir = "{folder}"')
         config.write_text(config.read_text().replace("[http]", "[http]\ncredentials_as_parameters = true"))
         async with daemon(config) as running:
             await running.logged("ami.connected")
@@ -163,10 +167,13 @@ async def test_what_the_example_in_php_logs_when_it_goes_wrong(site: Site) -> No
 @pytest.mark.needs("curl")
 async def test_the_examples_in_curl_of_the_page(site: Site) -> None:
     lines = re.findall(r"^curl (.*)$", API, re.MULTILINE)
-    assert len(lines) == 3
+    assert len(lines) == 4
     for line in lines:
         command = line.replace("PASSWORD", "http-s3cret").replace("127.0.0.1:6560", f"127.0.0.1:{site.port}")
         command = command.replace("PBX:6560", f"127.0.0.1:{site.port}")
+        if " -O " in command:
+            assert await output("sh", "-c", f"curl -sS {command.replace(' -O ', ' ')}") == SOUND.decode()
+            continue
         answer = json.loads(await output("sh", "-c", f"curl -sS {command}"))
         assert answer["success"] is True
     assert site.calls() == [("PJSIP/777", "033004799")]

@@ -348,10 +348,9 @@ OUTSIDE = [
 
 @pytest.mark.parametrize("at", range(len(OUTSIDE)))
 def test_names_that_are_no_recordings(bridge: Bridge, at: int) -> None:
+    """Nor does anything hang, be it a pipe (`raw` waits for so long and no longer)."""
     escaped = OUTSIDE[at].replace(b"{FOLDER}", str(bridge.folder).encode())
-    began = time.monotonic()
     assert set(both_ways(bridge, escaped)) <= {400, 401, 403, 404}
-    assert time.monotonic() - began < LIMIT_S, "nothing hangs, be it a pipe"
 
 
 WRITTEN = {
@@ -412,11 +411,9 @@ def test_requests_that_are_written_oddly(bridge: Bridge, name: str) -> None:
     ],
 )
 def test_headers_that_are_meant_for_others(bridge: Bridge, header: str) -> None:
-    began = time.monotonic()
     for path in (f"/recordings/{NAME}", "/recordings/link.wav", "/recordings/x"):
         status = harmless(bridge.raw(head(path.encode(), RIGHT, header.format(folder=bridge.folder))))
         assert status in {200, 206, 304, 400, 404, 412, 416}
-    assert time.monotonic() - began < LIMIT_S
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "POST", "PATCH", "COPY", "MOVE", "MKCOL", "PROPFIND", "LINK"])

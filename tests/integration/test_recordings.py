@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import re
 import shutil
 import socket
+import struct
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -20,12 +22,12 @@ from urllib.parse import quote, unquote
 import aiohttp
 import pytest
 from structlog.testing import capture_logs
-from tests.integration.test_bridge import daemon, get, trace, write
+from tests.integration.test_bridge import daemon, trace, write
 from tests.integration.test_web import ELEVEN, GOOD, LIMIT_S, OF_ELEVEN, ROW, Answer, Site, closed, running
 
 from crmbridge.calls.history import Page
 from crmbridge.demo.simulated_pbx import SimulatedPbx
-from crmbridge.web import connection, folder
+from crmbridge.web import connection, disk, folder
 from crmbridge.web import recordings as served
 from crmbridge.web.access import Access
 from crmbridge.web.links import Links
@@ -36,6 +38,9 @@ SOUND = bytes(range(256)) * 40
 NAME = "in-trunk-0521234567-20261123-055257-1795413177.274.wav"
 DAY = "2026/11/23"
 OTHER = "q-600-0521234567-20261123-060000-1795413600.9.wav"
+
+
+OF_CRM = "Basic " + base64.b64encode(b"crm:http-s3cret").decode()
 
 
 class Clock:
@@ -211,6 +216,8 @@ async def test_a_folder_that_is_away(desk: Desk) -> None:
     assert str(desk.monitor).encode() not in answers[0].body
     told = [line["event"] for line in logs if line["event"].startswith("recordings.")]
     assert told == ["recordings.unavailable", "recordings.available"]
+    (reason,) = [line["reason"] for line in logs if line["event"] == "recordings.unavailable"]
+    assert reason.startswith(f"{desk.monitor}: No such file or directory; can the daemon's user")
 
 
 async def test_a_recording_that_may_not_be_read(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,6 +232,24 @@ async def test_a_recording_that_may_not_be_read(desk: Desk, monkeypatch: pytest.
     monkeypatch.setattr(os, "open", not_ours)
     answer = await desk.get(NAME)
     assert (answer.status, answer.code) == (503, "recordings_unavailable")
+
+
+@pytest.mark.parametrize("first", [0, 3, 6, 39, 42, 43, 44, 45])
+async def test_the_header_of_a_recording_that_grows(desk: Desk, first: int) -> None:
+    """It is mended in whatever part is asked for."""
+    header = struct.pack("<4sI8sIHHIIHH4sI", b"RIFF", 0, b"WAVEfmt ", 16, 1, 1, 8000, 16000, 2, 16, b"data", 0)
+    file = put(desk.monitor / "a.wav", header + SOUND)
+    right = b"RIFF" + struct.pack("<I", len(SOUND) + 36) + header[8:40] + struct.pack("<I", len(SOUND)) + SOUND
+    assert (await desk.get("a.wav", ("Range", f"bytes={first}-"))).body == right[first:]
+    assert (await desk.get("a.wav", ("Range", f"bytes={first}-{first + 2}"))).body == right[first : first + 3]
+    assert (await desk.get("a.wav")).body == right
+    assert file.read_bytes() == header + SOUND
+
+
+@pytest.mark.parametrize("mtime_s", [-1, 0, 2**34 - 1])
+async def test_a_file_of_an_impossible_time(desk: Desk, mtime_s: int) -> None:
+    os.utime(desk.monitor / DAY / NAME, (0, mtime_s))
+    assert (await desk.get(NAME, ("If-Modified-Since", "Mon, 23 Nov 2026 05:52:57 GMT"))).status in {200, 304}
 
 
 async def test_no_file_stays_open(desk: Desk) -> None:
@@ -344,6 +369,9 @@ async def test_links_from_where_one_may_do_nothing_else(monitor: Path) -> None:
         for path in (f"/recordings/{NAME}", "/calls?number=1", "/dialer/sodialer.php", "/x"):
             answer = await desk.site.ask(path, source=browser)
             assert (answer.status, answer.code) == (403, "address_not_allowed")
+        with capture_logs() as logs:
+            assert (await desk.site.ask("/favicon.ico", auth=None, source=browser)).code == "address_not_allowed"
+        assert {line["log_level"] for line in logs} == {"info"}, "fail2ban bans nobody whose browser asks for an icon"
         desk.clock.now_s += 3600
         assert (await desk.follow(desk.link("x.wav"), browser)).code == "recording_not_found"
 
@@ -524,6 +552,7 @@ async def test_a_client_that_takes_nothing_is_let_go(desk: Desk, monkeypatch: py
         await until(lambda: not open_in(desk.monitor))
     (line,) = [line for line in logs if line["event"] == "recordings.cut_off"]
     assert line["bytes_left"] > 0
+    assert line["reason"] == "the client takes nothing, or too long"
     writer.close()
     assert (await desk.get(NAME)).body == SOUND
 
@@ -662,6 +691,15 @@ async def cut_off(desk: Desk, name: str) -> Answer:
     return Answer(raw)
 
 
+async def test_a_disk_for_which_too_many_wait(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(desk.monitor / "large.wav", LARGE)
+    writer = await held(desk)
+    monkeypatch.setattr(disk, "MOST_WAITING", 0)
+    assert (await desk.get(NAME)).code == "recordings_unavailable"
+    writer.close()
+    await until(lambda: not open_in(desk.monitor))
+
+
 async def test_a_disk_that_gives_an_error(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_arguments: object) -> bytes:
         raise TimeoutError(110, "Connection timed out")  # what a soft NFS mount says
@@ -710,7 +748,7 @@ async def output(*command: str) -> bytes:
     return out
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.needs("curl")
 async def test_curl(desk: Desk, tmp_path: Path) -> None:
     put(desk.monitor / "large.wav", LARGE)
     host, port = desk.site.server.address
@@ -750,31 +788,103 @@ async def test_from_the_record_to_the_browser_and_over_a_restart(tmp_path: Path,
         async with daemon(settings) as bridge:
             await bridge.logged("ami.connected")
             await pbx.play(call, speed=50)
-            await bridge.logged("cdr.stored")
             port = await bridge.port()
-            _, answer = await get(port, f"/calls?number={call.expected[0][2]}")
-            (line,) = answer["result"]
+            (line,) = await listed(port, call.expected[0][2], OF_CRM)
             assert line["filename"] == recorded.decode()
-            assert await opened(port, line["link"]) == (200, SOUND)
+            assert await asked(port, line["link"]) == (200, SOUND)
         lines += bridge.lines
         async with daemon(settings) as bridge:
-            assert await opened(await bridge.port(), line["link"]) == (200, SOUND)
+            assert await asked(await bridge.port(), line["link"]) == (200, SOUND)
         lines += bridge.lines
         (tmp_path / "links.key").unlink()
         async with daemon(settings) as bridge:
-            status, body = await opened(await bridge.port(), line["link"])
+            status, body = await asked(await bridge.port(), line["link"])
             assert (status, json.loads(body)["error"]["code"]) == (403, "link_invalid")
         lines += bridge.lines
     finally:
         await pbx.stop()
     requests = [one for one in lines if one["event"] == "http.request"]
-    assert len(requests) == 4
+    assert len(requests) >= 4
     signature = line["link"].partition("signature=")[2]
     assert len(signature) == 43
     assert signature not in json.dumps(lines)
     assert recorded.decode() not in json.dumps(requests), "names of recordings hold numbers, which are masked"
 
 
-async def opened(port: int, link: str) -> tuple[int, bytes]:
-    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}{link}") as answer:
+async def test_pages_of_the_real_list(tmp_path: Path) -> None:
+    """Each page begins behind the one before, whatever comes in between."""
+    pbx, call = SimulatedPbx(username="crmbridge", secret="s3cret"), trace("22/did_answered")
+    number = call.expected[0][2]
+    await pbx.start()
+    try:
+        async with daemon(write(tmp_path, ami_port=pbx.port, url="http://127.0.0.1:1/")) as bridge:
+            await bridge.logged("ami.connected")
+            port = await bridge.port()
+            for count in range(1, 4):
+                await pbx.play(call, speed=50)
+                await listed(port, number, OF_CRM, count)
+            pages: list[dict[str, Any]] = []
+            cursor = ""
+            while not pages or cursor:
+                more = f"&cursor={cursor}" if cursor else ""
+                _, body = await asked(port, f"/calls?number={number}&limit=1{more}", OF_CRM)
+                pages.append(json.loads(body))
+                cursor = pages[-1].get("cursor", "")
+                if len(pages) == 1:
+                    await pbx.play(call, speed=50)
+                    await listed(port, number, OF_CRM, 4)
+            assert [len(page["result"]) for page in pages] == [1] * (len(pages))
+            assert len(pages) in {3, 4}, "all calls are of one second: the new one may come behind the first page"
+            assert len({page.get("cursor") for page in pages}) == len(pages)
+    finally:
+        await pbx.stop()
+
+
+async def test_several_clients(tmp_path: Path, monitor: Path) -> None:
+    """Each sees and hears its own calls: by their records' DID here, whoever answered them."""
+    call = trace("22/did_answered")
+    (recorded,) = set(re.findall(rb"RecordingFile: (\S+)", call.raw))
+    put(monitor / recorded.decode())
+    pbx = SimulatedPbx(username="crmbridge", secret="s3cret")
+    await pbx.start()
+    eleven = '[[crm.clients]]\nclient_id = 11\ndids = ["0723456777"]\nusername = "eleven"\npassword = "its own"'
+    more = f'[cdr]\nrecordings_dir = "{monitor}"\n{eleven}'
+    settings = write(tmp_path, ami_port=pbx.port, url="http://127.0.0.1:1/", more=more)
+    number = call.expected[0][2]
+    try:
+        async with daemon(settings) as bridge:
+            await bridge.logged("ami.connected")
+            await pbx.play(call, speed=50)
+            port = await bridge.port()
+
+            lines = await listed(port, number, OF_ELEVEN)
+            assert [line["link"].partition("?")[2][:12] for line in lines] == ["ClientId=11&"]
+            of_crm = await asked(port, f"/calls?number={number}", OF_CRM)
+            assert json.loads(of_crm[1]) == {"success": True, "result": []}
+            assert (await asked(port, f"/calls?number={number}&ClientId=11", OF_CRM))[0] == 403
+            assert await asked(port, lines[0]["link"]) == (200, SOUND)
+            for auth in (OF_ELEVEN, OF_CRM):
+                status, body = await asked(port, f"/recordings/{recorded.decode()}", auth)
+                assert (status, json.loads(body)["error"]["code"]) == (403, "link_needed")
+    finally:
+        await pbx.stop()
+
+
+async def asked(port: int, path: str, auth: str | None = None) -> tuple[int, bytes]:
+    headers = {"Authorization": auth} if auth else {}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://127.0.0.1:{port}{path}", headers=headers) as answer,
+    ):
         return answer.status, await answer.read()
+
+
+async def listed(port: int, number: str, auth: str, count: int = 1) -> list[dict[str, Any]]:
+    """The calls with a number, once there are so many."""
+    async with asyncio.timeout(LIMIT_S):
+        while True:
+            _, body = await asked(port, f"/calls?number={number}", auth)
+            lines: list[dict[str, Any]] = json.loads(body)["result"]
+            if len(lines) >= count:
+                return lines
+            await asyncio.sleep(0.05)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import ssl
 import subprocess
@@ -18,10 +19,12 @@ from tests.integration.test_bridge import COMMAND, write
 
 from crmbridge import build, config
 from crmbridge.config import ConfigError
-from crmbridge.web import connection, tls
+from crmbridge.web import connection, recordings, tls
 from crmbridge.web.access import Access, Account
+from crmbridge.web.links import Links
 from crmbridge.web.ops import Ops
-from crmbridge.web.server import Server
+from crmbridge.web.recordings import Recordings
+from crmbridge.web.server import Part, Server
 from crmbridge.web.tls import TlsError
 
 pytestmark = pytest.mark.needs("openssl")
@@ -142,11 +145,11 @@ def test_systemd_hands_the_pair_over(pems: Path, tmp_path: Path, monkeypatch: py
 
 
 @asynccontextmanager
-async def serving(pems: Path) -> AsyncIterator[tuple[str, int]]:
+async def serving(pems: Path, *more: Part) -> AsyncIterator[tuple[str, int]]:
     server = Server(
         listen="127.0.0.1:0",
         access=Access([Account("crm", "s3cret", ["127.0.0.0/8"])]),
-        parts=[Ops(list)],
+        parts=[Ops(list), *more],
         tls=tls.load(pems / "good.crt", pems / "good.key").context,
     )
     async with server, asyncio.timeout(LIMIT_S):
@@ -169,6 +172,28 @@ async def test_https(pems: Path) -> None:
     assert {answer.partition(b"\r\n")[0] for answer in answers} == {b"HTTP/1.1 200 OK"}
     assert b'{"success":true}' in answers[0]
     assert b" 400 Bad Request" in big
+
+
+async def test_a_recording_over_tls(pems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As browsers get it, by a link; one that takes nothing is let go here, too."""
+    sound = os.urandom(1024 * 1024) * 24
+    (tmp_path / "a.wav").write_bytes(sound)
+    monkeypatch.setattr(recordings, "STALL_S", 1.0)
+    trust = ssl.create_default_context(cafile=str(pems / "good.crt"))
+    serves = Recordings(folder=tmp_path, links=Links(b"k" * 32, expire_s=3600))
+    request = f"GET {serves.link('a.wav', '10')} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+    async with serving(pems, serves) as address:
+        head, _, body = (await ask(address, trust, request)).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 OK")
+        assert body == sound
+        with capture_logs() as logs:
+            _, writer = await asyncio.open_connection(*address, ssl=trust, server_hostname="pbx.example", limit=1024)
+            writer.write(request)
+            while not [one for one in logs if one["event"] == "http.request"]:  # noqa: ASYNC110  # the log sets no event
+                await asyncio.sleep(0.05)
+            writer.close()
+        (line,) = [line for line in logs if line["event"] == "recordings.cut_off"]
+        assert line["bytes_left"] > 0
 
 
 def test_a_request_in_the_same_packet_as_the_end_of_the_handshake(pems: Path) -> None:

@@ -1023,7 +1023,14 @@ class Odd:
         async def slow(request: web.Request) -> web.Response:
             raise TimeoutError(request.path)
 
-        return [web.get("/broken", broken), web.get("/slow", slow)]
+        async def half(request: web.Request) -> web.StreamResponse:
+            response = web.StreamResponse()
+            response.content_length = 1000
+            await response.prepare(request)
+            await response.write(b"half")
+            raise RuntimeError("the rest is missing")
+
+        return [web.get("/broken", broken), web.get("/slow", slow), web.get("/half", half)]
 
     async def close(self) -> None: ...
 
@@ -1036,6 +1043,16 @@ async def test_a_handler_that_fails(path: str) -> None:
             assert (answer.status, answer.code) == (500, "internal_error")
             assert b"secret" not in answer.body
             assert (await site.ask("/healthz")).status == 200
+    assert [line["event"] for line in logs if line["log_level"] == "error"] == ["http.failed"]
+
+
+async def test_a_handler_that_fails_in_the_middle_of_its_answer() -> None:
+    """Nothing else comes on that connection, or it would be taken for the rest."""
+    request = f"GET /half HTTP/1.1\r\nHost: x\r\nAuthorization: {GOOD}\r\n\r\n".encode()
+    with capture_logs() as logs:
+        async with running(extra=[Odd()]) as site:
+            answer = Answer(await closed(site, request * 2))
+            assert (answer.status, answer.body) == (200, b"half")
     assert [line["event"] for line in logs if line["log_level"] == "error"] == ["http.failed"]
 
 

@@ -109,6 +109,23 @@ def test_who_may_connect_at_all() -> None:
     assert not any(rules.may_connect(peer) for peer in ("192.0.2.1", "", None, "x"))
 
 
+def test_from_where_links_are_followed() -> None:
+    rules = Access(
+        [Account("crm", "s3cret", ALLOW)], trusted_proxies=["127.0.0.1"], links_from=["192.0.2.0/24", "::/0"]
+    )
+    for peer, may in (("203.0.113.7", True), ("192.0.2.200", True), ("::ffff:192.0.2.1", True), ("2001:db8:9::1", True),
+                      ("192.0.3.1", False), ("127.0.0.1", False), ("", False)):  # fmt: skip
+        assert rules.may_follow(rules.client(peer, [])) is may
+        assert rules.may_connect_for_links(peer) is may
+    assert rules.may_follow(rules.client("127.0.0.1", ["192.0.2.9"]))
+    assert not rules.may_follow(rules.client("127.0.0.1", ["192.0.3.9"]))
+    assert not rules.may_ask(address("192.0.2.200"))
+    assert not rules.may_connect("192.0.2.200"), "it takes the place of none who may ask"
+    nobody = access()
+    assert nobody.may_follow(HERE)
+    assert not nobody.may_follow(address("192.0.2.200"))
+
+
 @pytest.mark.parametrize("scheme", ["Basic", "basic", "BASIC"])
 def test_the_right_credentials(scheme: str) -> None:
     assert access().login(HERE, [basic(scheme=scheme)]) == Grant(None)

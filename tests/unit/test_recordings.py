@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import struct
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crmbridge.calls.cdr import LONGEST_PATH
-from crmbridge.calls.recordings import FORMATS, folders_of, is_empty, media_type, name_of, places
+from crmbridge.calls.recordings import FORMATS, HEADER, folders_of, is_empty, media_type, mended, name_of, places
 
 MONITOR = ("/var/spool/asterisk/monitor", "/mnt/disk2/monitor/")
 FREEPBX = "in-trunk-0521234567-20261123-055257-1795413177.274.wav"
@@ -151,3 +152,32 @@ def test_media_types(path: str, kind: str) -> None:
 )
 def test_headers_without_sound(path: str, size: int, empty: bool) -> None:
     assert is_empty(path, size) is empty
+
+
+def wav(sound: int, told: int, riff: bytes = b"RIFF", data: bytes = b"data") -> bytes:
+    """A WAV with so many bytes of sound, whose header tells of so many."""
+    form = struct.pack(
+        "<4sI8sIHHIIHH4sI", riff, told and told + 36, b"WAVEfmt ", 16, 1, 1, 8000, 16000, 2, 16, data, told
+    )
+    return form + b"s" * sound
+
+
+@pytest.mark.parametrize("sound", [1, 1000, 32768])
+def test_a_header_that_does_not_know_its_length_yet(sound: int) -> None:
+    right = wav(sound, sound)
+    assert mended(wav(sound, 0)[:HEADER], HEADER + sound) == right[:HEADER]
+    assert mended(right[:HEADER], HEADER + sound) == b"", "it knows"
+
+
+def test_a_recording_longer_than_its_header_can_tell() -> None:
+    header = mended(wav(0, 0), 5 * 2**30)
+    assert struct.unpack_from("<I", header, 40)[0] == 0xFFFFFFFF - 36
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"", b"RIFF", wav(0, 0)[:43], wav(0, 0) + b"s", wav(0, 0, riff=b"RIFX"), wav(0, 0, data=b"fact"), b"s" * HEADER],
+)
+def test_what_has_no_such_header_is_left_alone(header: bytes) -> None:
+    assert mended(header, 1000) == b""
+    assert mended(wav(0, 0), HEADER) == b""

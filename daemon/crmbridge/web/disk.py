@@ -25,6 +25,10 @@ class HangingError(Exception):
     """A call takes longer than anybody waits. It may still end one day; what it returns then is forgotten."""
 
 
+class BusyError(HangingError):
+    """A call was not even taken up, since too many wait: there is nothing to be forgotten."""
+
+
 class _Call(Generic[T]):
     def __init__(self, call: Callable[[], T], forget: Callable[[T | None], None]) -> None:
         self.call = call
@@ -42,13 +46,13 @@ class Disk:
         self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
 
     async def run(self, call: Callable[[], T], *, within_s: float, forget: Callable[[T | None], None]) -> T:
-        """What `call` returns or raises; HangingError where it takes longer, or would.
+        """What `call` returns or raises; HangingError where it takes longer, BusyError where it would.
 
         When nobody waits for it any more, `forget` is called on a thread once it is over (or in its place), with what
         it returned: whoever opens a file must close it there.
         """
         if self._calls.qsize() >= MOST_WAITING:
-            raise HangingError("too many calls wait for it")
+            raise BusyError("too many calls wait for it")
         one = _Call(call, forget)
         self.later(lambda: self._run(one))
         try:

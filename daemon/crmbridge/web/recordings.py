@@ -8,9 +8,10 @@ Errors, besides those of every request: 403 `link_expired`, `link_invalid`, `lin
 `recording_empty`; 412 `precondition_failed`; 416 `range_not_satisfiable`; 429 `too_many_downloads`; 503
 `recordings_unavailable` (the disk is away, or the daemon's user may not read there).
 
-A recording that is still being written is sent as far as it has come: whoever clicks on it wants to hear it, and a call
-is listed only when it, or a part of it, is over. Nobody keeps a copy (`no-store`), so that the next click gets all of
-it, and its ETag changes, so that the parts of two states are never put together.
+A recording that is still being written is sent as far as it has come, with a header that says how far that is: whoever
+clicks on it wants to hear it, and a call is listed only when it, or a part of it, is over. Nobody keeps a copy
+(`no-store`), so that the next click gets all of it, and its ETag changes, so that the parts of two states are never put
+together.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 import structlog
@@ -33,7 +35,7 @@ from crmbridge.calls import recordings
 from crmbridge.web import folder, parameters, ranges
 from crmbridge.web.answers import SERVER, ProblemError
 from crmbridge.web.connection import CLIENT, GRANT
-from crmbridge.web.disk import Disk, HangingError
+from crmbridge.web.disk import BusyError, Disk, HangingError
 from crmbridge.web.links import PARAMETERS, PATH, Bad, Links
 from crmbridge.web.outage import Outage
 
@@ -49,6 +51,8 @@ MOST_DOWNLOADS = 64
 """At once; each costs a file descriptor, two connection buffers and a chunk."""
 MOST_PER_ADDRESS = 16
 """At once: an office behind one address, or a CRM that hands recordings on."""
+LATEST_S = 2**33
+"""Unix time that is taken for a file's at most, in the year 2242: some file systems keep any nonsense."""
 CHUNK = 128 * 1024
 """Bytes read at once: eight seconds of sound (8,000 samples of 16 bits a second)."""
 
@@ -111,8 +115,8 @@ class Recordings:
             message = "these credentials open recordings by the links in the call list only"
             raise ProblemError(403, "link_needed", message)
         with self._place(request.get(CLIENT, "")):
-            opened = await self._open(self._name(request))
-            file = _File(self._disk, opened.fd)
+            opened, header = await self._open(self._name(request))
+            file = _File(self._disk, opened.fd, header)
             try:
                 return await self._answer(request, opened, file, as_attachment=download == "1")
             finally:
@@ -139,28 +143,37 @@ class Recordings:
             self._downloads[client] -= 1
             self._downloads += Counter()  # forgets those at zero
 
-    async def _open(self, name: str | None) -> folder.Opened:
+    async def _open(self, name: str | None) -> _Found:
         """The file, open for reading. Raises ProblemError."""
         if name is None:
             raise ProblemError(404, "recording_not_found", "no recording has such a name")
         try:
-            opened = await self._disk.run(lambda: self._look(name), within_s=DISK_S, forget=_close)
+            found = await self._disk.run(lambda: self._look(name), within_s=DISK_S, forget=_close)
         except (HangingError, OSError) as error:
-            self._outage.begins(f"{self._folder}: {error}; can the daemon's user read it (groups), is its disk there?")
+            why = (error.strerror if isinstance(error, OSError) else None) or str(error)  # names of files hold numbers
+            self._outage.begins(f"{self._folder}: {why}; can the daemon's user read it (groups), is its disk there?")
             message = "the recordings can't be read at present; the bridge's log says why"
             raise ProblemError(503, "recordings_unavailable", message, {"Retry-After": "10"}) from None
         self._outage.ends()
-        if opened is None:
+        if found is None:
             where = " and ".join(one or "the recordings' folder itself" for one in recordings.folders_of(name))
             raise ProblemError(404, "recording_not_found", f"there is no such recording (looked in {where})")
-        if recordings.is_empty(opened.path, opened.size):
-            self._disk.later(lambda: _close(opened))
+        if recordings.is_empty(found.file.path, found.file.size):
+            self._disk.later(lambda: _close(found))
             raise ProblemError(404, "recording_empty", "this recording holds no sound (or none yet)")
-        return opened
+        return found
 
-    def _look(self, name: str) -> folder.Opened | None:
+    def _look(self, name: str) -> _Found | None:
         self._learn()
-        return folder.open_first(self._folder, recordings.places(name))
+        opened = folder.open_first(self._folder, recordings.places(name))
+        if opened is None:
+            return None
+        try:
+            header = os.read(opened.fd, recordings.HEADER)
+        except OSError:
+            _close_fd(opened.fd)
+            raise
+        return _Found(opened, recordings.mended(header, opened.size))
 
     def _learn(self) -> None:
         """Learn where the folder really lies: records may name it so. Blocks."""
@@ -171,7 +184,7 @@ class Recordings:
         self, request: web.Request, opened: folder.Opened, file: _File, *, as_attachment: bool
     ) -> web.StreamResponse:
         etag = f'"{opened.inode:x}-{opened.mtime_ns:x}-{opened.size:x}"'
-        modified_at = datetime.fromtimestamp(opened.mtime_ns // 10**9, UTC)
+        modified_at = datetime.fromtimestamp(min(max(opened.mtime_ns // 10**9, 0), LATEST_S), UTC)
         verdict = ranges.judge(
             request.headers, etag=etag, modified_at=modified_at, size=opened.size, is_get=request.method == "GET"
         )
@@ -213,10 +226,11 @@ class Recordings:
                     async with asyncio.timeout(STALL_S):
                         await response.write(chunk)
         except (HangingError, OSError) as error:  # OSError: of the disk, the connection, or a time that is up
-            log.info(
+            tell = log.debug if isinstance(error, ConnectionError) else log.info  # browsers do that all the time
+            tell(
                 "recordings.cut_off",
                 address=request.get(CLIENT),
-                reason=str(error) or type(error).__name__,
+                reason=str(error) or "the client takes nothing, or too long",
                 bytes_sent=at - verdict.first,
                 bytes_left=end - at,
             )
@@ -225,12 +239,20 @@ class Recordings:
                 request.transport.abort()
 
 
+class _Found(NamedTuple):
+    file: folder.Opened
+    header: bytes
+    """What to send in place of the file's own; empty where that is right."""
+
+
 class _File:
     """A file that is open for reading."""
 
-    def __init__(self, disk: Disk, fd: int) -> None:
+    def __init__(self, disk: Disk, fd: int, header: bytes) -> None:
+        """`header`: what is read in place of the file's own beginning."""
         self._disk = disk
         self._fd = fd
+        self._header = header
         self._is_ours = True
 
     async def read(self, count: int, at: int) -> bytes:
@@ -241,13 +263,14 @@ class _File:
             chunk = await self._disk.run(
                 lambda: os.pread(fd, count, at), within_s=DISK_S, forget=lambda _: _close_fd(fd)
             )
-        except OSError:
+        except (OSError, BusyError):
             self._is_ours = True
             raise
         self._is_ours = True
         if not chunk:
             raise OSError("the recording has become shorter meanwhile")
-        return chunk
+        header = self._header[at : at + len(chunk)]
+        return header + chunk[len(header) :]
 
     def close(self) -> None:
         """Have it closed; that may hang as well as reading."""
@@ -255,9 +278,9 @@ class _File:
             self._disk.later(lambda: _close_fd(self._fd))
 
 
-def _close(opened: folder.Opened | None) -> None:
-    if opened is not None:
-        _close_fd(opened.fd)
+def _close(found: _Found | None) -> None:
+    if found is not None:
+        _close_fd(found.file.fd)
 
 
 def _close_fd(fd: int) -> None:

@@ -163,6 +163,8 @@ class Server:
             allow = error.headers.get("Allow")
             return problem_of(error.status, {"Allow": allow} if allow else None).answer()
         except Exception:
+            if request.writer.output_size > 0:
+                raise  # a part of the answer is sent: what came now would be taken for its rest (Connection ends it)
             # One request that fails must not take the connection, and others waiting on it, along.
             log.exception(
                 "http.failed", address=request.remote, path=shown_query(request.rel_url.raw_path, self._hidden)
@@ -181,7 +183,11 @@ class Server:
         is_open = request.match_info.handler in self._open
         itself = client or (None if forwarded else address(peer or ""))
         if not (self._access.may_ask(client) or (is_open and itself is not None and itself.is_loopback)):
-            log.warning("http.address_refused", address=_name(client, request))
+            if self._access.may_follow(client):
+                # A browser that has followed a link asks for /favicon.ico, too: nothing to be banned for.
+                log.info("http.link_missing", address=_name(client, request))
+            else:
+                log.warning("http.address_refused", address=_name(client, request))
             raise ProblemError(403, "address_not_allowed", "this address may not ask (http.allow)")
         if not is_open:
             request[GRANT] = await self._login(request, client)
