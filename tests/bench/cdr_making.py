@@ -71,6 +71,8 @@ class Call(NamedTuple):
 
     kind: str
     rows: list[Row]
+    ends_s: list[int]
+    """When each row ends, epoch seconds."""
     lines: list[Line]
 
 
@@ -111,6 +113,7 @@ class Making:
         """Of the outside party, as the CRM gets it."""
         self.linkedid = ""
         self.rows: list[Row] = []
+        self.ends_s: list[int] = []
         self.lines: list[Line] = []
 
     def new_id(self) -> str:
@@ -178,6 +181,7 @@ class Making:
         whose = (a.uniqueid, "", a.did, a.recordingfile, a.cnum, a.cnam, a.outbound_cnum)
         values = (wall(self.start_s + after_s), a.clid, a.src, *place, *length, *whose, *last)
         self.rows.append(Row._make(values))
+        self.ends_s.append(self.start_s + after_s + ring_s + talk_s)
 
     def line(self, extension: str, talk_s: int = 0, *, a: Leg, after_s: int = 0, incoming: bool = True) -> None:
         """What the call list must say. Only who talked is shown a recording, that of A."""

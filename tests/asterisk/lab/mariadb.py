@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,18 +30,22 @@ class Database:
     port: int
     socket: Path
 
-    def run(self, sql: str) -> str:
+    def run(self, sql: str, timeout_s: float = 30) -> str:
         """Statements by MariaDB's own client, over the socket; what it prints. Raises CalledProcessError."""
         command = ["mariadb", "--no-defaults", "--user=root", f"--socket={self.socket}", "--batch", "--execute", sql]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=timeout_s).stdout
 
 
 @contextmanager
-def running(network: Network | None = None, *, port: int = 3307) -> Iterator[Database]:
+def running(
+    network: Network | None = None, *, port: int | None = None, options: Sequence[str] = ()
+) -> Iterator[Database]:
     """A server on 127.0.0.1, in a network of the lab or (None, any user) in this process's own.
 
-    Raises DatabaseError.
+    `port`: 3307 in a network, one that is free in this process's own, where nothing else is said. `options`: more of
+    the server's. Raises DatabaseError.
     """
+    port = port or (3307 if network else _free_port())
     # Not the test's own temporary folder: the path of a socket may be 107 bytes long.
     with tempfile.TemporaryDirectory(prefix="crmbridge-db.", ignore_cleanup_errors=True) as folder:
         where = Database("127.0.0.1", port, Path(folder) / "socket")
@@ -49,10 +53,17 @@ def running(network: Network | None = None, *, port: int = 3307) -> Iterator[Dat
         as_user = ["--user=root"] if os.geteuid() == 0 else []
         _install(data, as_user)
         command = ["mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={where.socket}", *as_user]
-        command += [f"--port={port}", f"--bind-address={where.host}", "--innodb-flush-log-at-trx-commit=0"]
+        command += [f"--port={port}", f"--bind-address={where.host}", "--innodb-flush-log-at-trx-commit=0", *options]
         in_network = network.command(*command) if network else ["setpriv", "--pdeathsig", "KILL", "--", *command]
         with _server(in_network, Path(folder) / "ready", Path(folder) / "log"):
             yield where
+
+
+def _free_port() -> int:
+    """A server can't be asked to choose one: the kernel is."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _install(data: Path, as_user: list[str]) -> None:
