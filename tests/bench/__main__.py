@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.bench import calls, intake
 from tests.bench.report import Report
+from tests.needs import lacking
 
 SECTIONS = ("intake", "calls")
 
@@ -28,7 +29,9 @@ def main() -> None:
     sections = chosen.sections or SECTIONS
     if "intake" in sections:
         intake.main(report)
-    if "calls" in sections:
+    if "calls" in sections and (reason := lacking("mariadb")):
+        report.fail(f"calls: {reason}")
+    elif "calls" in sections:
         calls.main(report, chosen.rows, seed=chosen.seed, store=chosen.store, buffer_pool=chosen.buffer_pool)
     report.write()
     sys.exit(1 if report.failed else 0)

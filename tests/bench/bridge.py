@@ -33,6 +33,8 @@ START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 30
 SYNC_TIMEOUT_S = 4 * 3600
 
+_FRAME = str.maketrans("╭╮╰╯│─", "      ")
+
 Store = Literal["mariadb", "sqlite"]
 
 
@@ -103,7 +105,6 @@ def configured(folder: Path, database: Database, store: Store) -> tuple[Path, in
         source = "mysql+asyncmy://cdr_reader:{PASSWORD}{at}/asteriskcdrdb"
         timezone = "{TIMEZONE.key}"
         [log]
-        level = "warning"
         format = "json"
         """
     )
@@ -125,7 +126,7 @@ def sync(config: Path) -> Sync:
         peak_mb = _watched(process)
         wall_s, cpu_s = time.monotonic() - began, _children_cpu_s() - cpu_s
     if process.returncode != 0:
-        raise PartError(f"`crmbridge sync` ended with {process.returncode}: {complained.read_text()[-1000:]}")
+        raise PartError(f"`crmbridge sync` ended with {process.returncode}: {_last_words(complained)}")
     return Sync(wall_s, cpu_s, peak_mb, _read(said.read_text()))
 
 
@@ -140,7 +141,7 @@ def running(config: Path) -> Iterator[int]:
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stderr=err)
         try:
             if not says_ready(process, told, timeout_s=START_TIMEOUT_S):
-                raise PartError(f"`crmbridge run` did not start: {log.read_text(errors='replace')[-1000:]}")
+                raise PartError(f"`crmbridge run` did not start: {_last_words(log)}")
             yield process.pid
         finally:
             process.terminate()
@@ -189,6 +190,11 @@ def _children_cpu_s() -> float:
 
 def _dies_with_us(command: list[str]) -> list[str]:
     return ["setpriv", "--pdeathsig", "TERM", "--", *command]
+
+
+def _last_words(log: Path) -> str:
+    """Without the frame that typer draws around a mistake."""
+    return " ".join(log.read_text(errors="replace").translate(_FRAME).split())[-1000:]
 
 
 def _read(text: str) -> object:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -82,7 +83,8 @@ def filled(database: Database, *, seed: int, rows: int) -> tuple[int, Expected]:
 
 def _files(folder: Path, seed: int, rows: int) -> Iterator[tuple[Path, int, Expected]]:
     """A file for each week, in order; made by as many processes as there are processors."""
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    # Spawned, not forked: who calls may have threads.
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("spawn")) as pool:
         made = [pool.submit(_write, folder / f"{number}.tsv", seed, number, n) for number, n in enumerate(shares(rows))]
         for future in made:
             yield future.result()

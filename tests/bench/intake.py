@@ -1,7 +1,8 @@
 """`make bench`, section `intake`: how fast recorded AMI bytes are taken in.
 
-Beside us stand stock panoramisk and merely cutting frames. All are given the same bytes in the same pieces, in turns, several rounds; the median of each and the ratios are
-printed. Ours includes the tracker, panoramisk only parses and dispatches to one callback that does nothing.
+Beside it stand stock panoramisk and merely cutting frames. All are given the same bytes in the same pieces, in turns,
+several rounds; the median of each and the ratios are printed. Ours includes the tracker, panoramisk only parses and
+dispatches to one callback that does nothing.
 """
 
 from __future__ import annotations

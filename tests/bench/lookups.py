@@ -56,6 +56,12 @@ def sample(numbers: Counter[str], seed: int, count: int) -> list[str]:
     return chosen
 
 
+def alike(numbers: Counter[str], seed: int, count: int) -> list[str]:
+    """Numbers that all have about ten lines: what differs between two tables is then their size, not the answers'."""
+    known = sorted(number for number, lines in numbers.items() if 8 <= lines <= 12)
+    return random.Random(seed).sample(known, min(count, len(known)))
+
+
 async def ask_all(connect: Connect, numbers: Sequence[str], clients: int) -> tuple[Timing, list[Asked]]:
     """Ask for each number once; each client asks its next question when it has the answer to its last."""
     left, asked = iter(numbers), list[Asked]()
@@ -74,10 +80,10 @@ async def ask_all(connect: Connect, numbers: Sequence[str], clients: int) -> tup
     async with asyncio.TaskGroup() as tasks:
         for _ in range(clients):
             tasks.create_task(client())
-    return _timing(asked, clients, time.perf_counter() - began[0]), asked
+    return timing(asked, clients, time.perf_counter() - began[0]), asked
 
 
-def _timing(asked: list[Asked], clients: int, wall_s: float) -> Timing:
+def timing(asked: list[Asked], clients: int, wall_s: float) -> Timing:
     times = sorted(one.seconds * 1000 for one in asked)
     lines = [one.lines for one in asked]
     p99 = times[ceil(0.99 * len(times)) - 1]
@@ -102,7 +108,7 @@ async def _http(port: int, path: Callable[[str], str]) -> AsyncIterator[Ask]:
 
     async def ask(number: str) -> int:
         writer.write(f"GET {path(number)}{tail}".encode())
-        status, body = await _answer(reader)
+        status, body = await answer(reader)
         if status != 200:
             raise PartError(f"GET {path(number)}: {status} {body[:200].decode(errors='replace')}")
         return body.count(b'"time"')
@@ -114,7 +120,7 @@ async def _http(port: int, path: Callable[[str], str]) -> AsyncIterator[Ask]:
         await writer.wait_closed()
 
 
-async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+async def answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     """Status and body, of a given length or in chunks."""
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     status = int(head[9:12])
