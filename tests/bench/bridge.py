@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tests.asterisk.lab.mariadb import Database
+from tests.asterisk.lab.mariadb import Database, free_port
 from tests.asterisk.lab.readiness import says_ready
 from tests.bench.cdr_office import EXTENSION_PATTERN, TIMEZONE, TRUNKS
 
@@ -78,7 +78,7 @@ def open_views(database: Database) -> None:
 
 def configured(folder: Path, database: Database, store: Store) -> tuple[Path, int]:
     """The settings, and the HTTP port in them."""
-    port, nobody = _free_port(), _free_port()
+    port, nobody = free_port(), free_port()
     at = f"@{database.host}:{database.port}"
     url = f'url = "mysql+asyncmy://crmbridge:{PASSWORD}{at}/{STORE}"' if store == "mariadb" else ""
     file = folder / "config.toml"
@@ -202,9 +202,3 @@ def _read(text: str) -> object:
         return json.loads(text)
     except ValueError:
         return text[-1000:]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

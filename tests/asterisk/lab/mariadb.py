@@ -45,7 +45,7 @@ def running(
     `port`: 3307 in a network, one that is free in this process's own, where nothing else is said. `options`: more of
     the server's. Raises DatabaseError.
     """
-    port = port or (3307 if network else _free_port())
+    port = port or (3307 if network else free_port())
     # Not the test's own temporary folder: the path of a socket may be 107 bytes long.
     with tempfile.TemporaryDirectory(prefix="crmbridge-db.", ignore_cleanup_errors=True) as folder:
         where = Database("127.0.0.1", port, Path(folder) / "socket")
@@ -59,7 +59,7 @@ def running(
             yield where
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A server can't be asked to choose one: the kernel is."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
