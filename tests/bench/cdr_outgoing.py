@@ -9,9 +9,9 @@ from tests.bench.cdr_making import Leg, Making, dial
 from tests.bench.cdr_office import TRUNKS, dialed, some_number
 
 
-def _starts(m: Making) -> tuple[str, Leg]:
+def _starts(m: Making, extension: str = "") -> tuple[str, Leg]:
     """Somebody dials a number."""
-    (extension,), m.number = m.extensions(1), some_number(m.rng)
+    extension, m.number = extension or m.extensions(1)[0], some_number(m.rng)
     return extension, m.agent(extension, m.new_id())
 
 
@@ -65,8 +65,8 @@ def out_by_second_trunk(m: Making) -> None:
 
 def out_handed_on(m: Making) -> None:
     """outbound_handed_on: from then on the trunk's leg is A."""
-    extension, a = _starts(m)
-    (second,) = m.extensions(1)
+    first, second = m.extensions(2)
+    extension, a = _starts(m, first)
     leg, then_s, number = _trunk(m), m.ring_s + m.talk_s, dialed(m.number)
     m.record(a, leg, m.out(number), ring_s=m.ring_s, talk_s=m.talk_s)
     handed = Leg(leg, m.asterisk.uniqueid(m.start_s), number, f'"" <{number}>', number)
