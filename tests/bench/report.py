@@ -19,6 +19,7 @@ class Report:
         self._console = Console(width=120)
         self._kept: dict[str, object] = {"machine": machine()}
         self.failed = False
+        self.say(", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in machine().items()))
 
     def show(self, table: Table) -> None:
         self._console.print(table)
@@ -43,7 +44,7 @@ class Report:
 
 
 def machine() -> dict[str, object]:
-    """What it was measured on."""
+    """What it is measured on; `busy`: with how many other processes at once (the load average of the last minute)."""
     cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     models = [line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("model name")]
     memory = Path("/proc/meminfo").read_text(encoding="ascii").split()[1]
@@ -53,4 +54,5 @@ def machine() -> dict[str, object]:
         "memory_mb": int(memory) // 1024,
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "busy": os.getloadavg()[0],
     }
