@@ -48,11 +48,11 @@ def ring_group(m: Making) -> None:
     """fp16_ringgroup_ringall: three rows with one uniqueid."""
     group, members = m.rng.choice(GROUPS), m.extensions(3)
     a = m.caller(f"rg-{group}")
-    winner = members[0] if m.rng.random() < 0.85 else ""
+    winner = m.rng.choice(members) if m.rng.random() < 0.85 else ""
     step = Step(group, "ext-group", "Dial", "&".join(map(device, members)))
-    for member in m.rng.sample(members, 3):
+    for member in members:
         m.record(a, m.phone(member), step, ring_s=m.ring_s, talk_s=m.talk_s if member == winner else 0)
-    _taken(m, a, winner, m.talk_s)
+    _taken(m, a, winner, m.talk_s, first=members[0])
 
 
 def queue_of_locals(m: Making) -> None:
@@ -60,14 +60,14 @@ def queue_of_locals(m: Making) -> None:
     queue, members = m.rng.choice(QUEUES), m.extensions(m.rng.choice((2, 2, 2, 3)))
     a = m.caller(f"q-{queue}")
     rounds = m.rng.choice((1, 1, 1, 1, 2, 3))
-    winner = members[-1] if m.rng.random() < 0.8 else ""
+    winner = m.rng.choice(members) if m.rng.random() < 0.8 else ""
     for turn in range(rounds - 1):
         for member in members:
             _agent_rings(m, a, queue, member, after_s=16 * turn, ring_s=15)
     for member in members:
         talk_s = m.talk_s if member == winner else 0
         _agent_rings(m, a, queue, member, after_s=16 * (rounds - 1), ring_s=m.ring_s, talk_s=talk_s)
-    _taken(m, a, winner, m.talk_s, members[0])
+    _taken(m, a, winner, m.talk_s, first=members[0])
 
 
 def _agent_rings(m: Making, a: Leg, queue: str, member: str, *, after_s: int, ring_s: int, talk_s: int = 0) -> None:
@@ -84,24 +84,21 @@ def _queue(queue: str) -> Step:
     return Step(queue, "ext-queues", "Queue", f"{queue},t,,,,,,,,")
 
 
-def _taken(m: Making, a: Leg, winner: str, talk_s: int, first: str = "") -> None:
-    """By whom, or by nobody: then it is the call of who rang first."""
-    if winner:
-        m.line(winner, talk_s, a=a)
-    else:
-        m.line(first or m.rows[0].dstchannel[len("PJSIP/") :].partition("-")[0], a=a)
+def _taken(m: Making, a: Leg, winner: str, talk_s: int, *, first: str) -> None:
+    """By the winner; where there is none, it is a missed call of who rang first."""
+    m.line(winner or first, talk_s if winner else 0, a=a)
 
 
 def queue_of_devices(m: Making) -> None:
     """fp_issabel_queue_direct_ringall_rtp: what the winner talked has the wait in it."""
     queue, members = m.rng.choice(QUEUES), m.extensions(3)
     a = m.caller(f"q-{queue}")
-    winner = members[-1] if m.rng.random() < 0.8 else ""
+    winner = m.rng.choice(members) if m.rng.random() < 0.8 else ""
     for member in members:
         talk_s = m.ring_s + m.talk_s if member == winner else m.ring_s
         disposition = "ANSWERED" if member == winner else "NO ANSWER"
         m.record(a, m.phone(member), _queue(queue), talk_s=talk_s, disposition=disposition)
-    _taken(m, a, winner, m.ring_s + m.talk_s)
+    _taken(m, a, winner, m.ring_s + m.talk_s, first=members[0])
 
 
 def queue_of_nobody(m: Making) -> None:

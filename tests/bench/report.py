@@ -54,5 +54,5 @@ def machine() -> dict[str, object]:
         "memory_mb": int(memory) // 1024,
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "busy": os.getloadavg()[0],
+        "busy": round(os.getloadavg()[0], 1),
     }
