@@ -86,8 +86,11 @@ def _files(folder: Path, seed: int, rows: int) -> Iterator[tuple[Path, int, Expe
     # Spawned, not forked: who calls may have threads.
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("spawn")) as pool:
         made = [pool.submit(_write, folder / f"{number}.tsv", seed, number, n) for number, n in enumerate(shares(rows))]
-        for future in made:
-            yield future.result()
+        try:
+            for future in made:
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _write(file: Path, seed: int, number: int, rows: int) -> tuple[Path, int, Expected]:
