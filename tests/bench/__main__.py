@@ -1,115 +1,43 @@
-"""`make bench`: how fast recorded AMI bytes are taken in, beside stock panoramisk and beside merely cutting frames.
-
-All are given the same bytes in the same pieces, in turns, several rounds; the median of each and the ratios are
-printed. Ours includes the tracker, panoramisk only parses and dispatches to one callback that does nothing.
-"""
+"""`make bench`: what the bridge takes in, and how fast its call list is. `make bench ARGS='calls --rows 10000000'`."""
 
 from __future__ import annotations
 
-import asyncio
-import platform
-import re
-import statistics
-import time
-from collections.abc import Callable
-from datetime import UTC, datetime
+import argparse
+import signal
+import sys
+from pathlib import Path
 
-from panoramisk import Manager
-from panoramisk.ami_protocol import AMIProtocol
-from rich.console import Console
-from rich.table import Table
+from tests.bench import calls, intake
+from tests.bench.report import Report
+from tests.needs import lacking
 
-from crmbridge.calls.channels import Endpoints
-from crmbridge.calls.clients import Clients
-from crmbridge.calls.numbers import Numbers
-from crmbridge.calls.tracker import Tracker
-from crmbridge.config import PbxSettings
-from crmbridge.demo.traces import shipped
-from crmbridge.pbx.wire import FrameReader
-
-ROUNDS = 7
-COPIES = 4
-PIECE = 16 * 1024
-"""Bytes; what one read of a busy socket gives."""
+SECTIONS = ("intake", "calls")
 
 
-def recorded() -> bytes:
-    """All recorded calls one after another, some MB."""
-    once = b"".join(frame for trace in shipped() for _, frame in trace.frames())
-    ids = re.compile(rb"(?<=(?:niqueid|inkedid): )")
-    return b"".join(ids.sub(b"%d-" % copy, once) for copy in range(COPIES))
-
-
-def pieces(raw: bytes) -> list[bytes]:
-    return [raw[at : at + PIECE] for at in range(0, len(raw), PIECE)]
-
-
-def cut_only(raw: list[bytes]) -> int:
-    """The limit: cut frames at their empty lines, and look at nothing."""
-    rest, count = b"", 0
-    for piece in raw:
-        chunks = (rest + piece).split(b"\r\n\r\n")
-        rest = chunks.pop()
-        count += len(chunks)
-    return count
-
-
-def ours(raw: list[bytes]) -> int:
-    """Frame reader and tracker, as in the daemon."""
-    endpoints = Endpoints(extensions=r"[17]\d\d", inbound_contexts=PbxSettings().inbound_contexts)
-    numbers = Numbers(region="IL", form="national", anonymous="anonymous")
-    tracker = Tracker(pbx="pbx", endpoints=endpoints, clients=Clients("10"), caller=numbers.caller)
-    reader = FrameReader(Tracker.EVENTS)
-    told = 0
-    for piece in raw:
-        now = datetime.now(UTC)
-        for frame in reader.feed(piece):
-            told += len(tracker.handle(frame, now))
-    return told
-
-
-def panoramisk(raw: list[bytes]) -> int:
-    """Stock panoramisk 1.4: parse, and dispatch every event to one callback."""
-    count = 0
-
-    def callback(_manager: object, _event: object) -> None:
-        nonlocal count
-        count += 1
-
-    manager = Manager()
-    manager.register_event("*", callback)
-    protocol = AMIProtocol()
-    protocol.connection_made(None)
-    protocol.factory = manager
-    for piece in raw:
-        protocol.data_received(piece)
-    return count
-
-
-def seconds(work: Callable[[list[bytes]], int], raw: list[bytes]) -> float:
-    """Of the processor, not of the clock on the wall: other programs run beside us."""
-    began = time.process_time()
-    work(raw)
-    return time.process_time() - began
-
-
-async def main() -> None:
-    raw = recorded()
-    events, cut = raw.count(b"Event: "), pieces(raw)
-    contenders = {"cut frames only": cut_only, "crmbridge: reader and tracker": ours, "panoramisk 1.4": panoramisk}
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(ROUNDS):
-        for name, work in contenders.items():
-            times[name].append(seconds(work, cut))
-    stock = statistics.median(times["panoramisk 1.4"])
-    table = Table("", "events/s", "ratio to panoramisk", title=f"AMI intake: {events} events, {len(raw) / 1e6:.1f} MB")
-    for name, measured in times.items():
-        median = statistics.median(measured)
-        table.add_row(name, f"{events / median:,.0f}", f"{stock / median:.1f}")
-    console = Console(width=100)
-    console.print(table)
-    console.print(f"Python {platform.python_version()}, {platform.machine()}, median of {ROUNDS} rounds in turns")
+def main() -> None:
+    """Measure the sections that are named, or all; a status of 1 says that something was not as it should be."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("sections", nargs="*", metavar="|".join(SECTIONS), help="all, where none is named")
+    parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000], help="of the CDR table, one size or more")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--store", choices=("mariadb", "sqlite"), default="mariadb", help="where the call list is")
+    parser.add_argument("--buffer-pool", default="128M", help="MariaDB's innodb_buffer_pool_size; 128M is its default")
+    parser.add_argument("--json", type=Path, default=Path("build/bench.json"), help="the file for the figures")
+    chosen = parser.parse_args()
+    if unknown := set(chosen.sections) - set(SECTIONS):
+        parser.error(f"there is no section {', '.join(sorted(unknown))}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers end and folders go
+    report = Report(chosen.json)
+    sections = chosen.sections or SECTIONS
+    if "intake" in sections:
+        intake.main(report)
+    if "calls" in sections and (reason := lacking("mariadb")):
+        report.fail(f"calls: {reason}")
+    elif "calls" in sections:
+        calls.main(report, chosen.rows, seed=chosen.seed, store=chosen.store, buffer_pool=chosen.buffer_pool)
+    report.write()
+    sys.exit(1 if report.failed else 0)
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

@@ -31,10 +31,10 @@ class Database:
     port: int
     socket: Path
 
-    def run(self, sql: str) -> str:
+    def run(self, sql: str, timeout_s: float = 30) -> str:
         """Statements by MariaDB's own client, over the socket; what it prints. Raises CalledProcessError."""
         command = ["mariadb", "--no-defaults", "--user=root", f"--socket={self.socket}", "--batch", "--execute", sql]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=timeout_s).stdout
 
 
 class Server:
