@@ -1,4 +1,4 @@
-"""Call records on real Asterisks: what each backend writes as our files tell it to is the same record, read anywhere."""
+"""Call records on real Asterisks: what each backend writes, told to by our files, is the same record anywhere."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ async def test_the_table_by_odbc(root: tuple[str, Path]) -> None:
             for name in ("res_odbc.conf", "cdr_adaptive_odbc.conf"):
                 pbx.configure(name, shipped(name).replace(";password =", "password ="))
             # The lab's own modules.conf keeps them from being loaded at the start.
-            for module in ("res_odbc.so", "cdr_adaptive_odbc.so"):
+            for module in ("res_odbc_transaction.so", "res_odbc.so", "cdr_adaptive_odbc.so"):
                 pbx.cli(f"module load {module}")
             assert "Adaptive ODBC" in pbx.cli("cdr show status")
             expected = await told(pbx, "did_answered", "queue_local_members")
