@@ -120,7 +120,7 @@ configure() {
     install -d -m 0750 -o root -g "$SERVICE_USER" "$CONF"
     install -d -m 0700 -o root -g root "$SECRETS"
     if [ ! -e "$config" ]; then
-        local edits=(-e '1s/.*/# Settings of crmbridge. Secrets are in credentials\/ beside it. After a change: systemctl restart crmbridge/')
+        local edits=(-e '1s/.*/# Settings of crmbridge. Secrets are in credentials\/ beside it. After a change: systemctl reload crmbridge/')
         local port
         port=$(ami_port)
         if [ "$port" != 5038 ]; then edits+=(-e "s/^# port = 5038.*/port = $port/"); fi

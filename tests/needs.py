@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -64,6 +65,12 @@ def _systemd() -> str | None:
     return _namespaces() or _programs("systemd-nspawn", "mmdebstrap", "ip", "nsenter", "setpriv", "unshare")
 
 
+@cache
+def _php_module(name: str) -> str | None:
+    there = subprocess.run(["php", "-m"], capture_output=True, text=True, check=False, timeout=30).stdout.split()
+    return None if name in there else f"not installed: PHP's {name} (as root, tests/run installs what is missing)"
+
+
 def _loop() -> str | None:
     """Whether a file can be mounted as an ext4 disk that can be told to fail."""
     if reason := _mounts() or _programs("mkfs.ext4", "losetup", "findmnt", "fsfreeze"):
@@ -88,6 +95,7 @@ _NEEDS: dict[str, Callable[[], str | None]] = {
     "namespaces": lambda: _namespaces() or _programs("ip", "nsenter", "setpriv"),
     "promtool": lambda: _programs("promtool"),
     "php": lambda: _programs("php"),
+    "php-mysqli": lambda: _programs("php") or _php_module("mysqli"),
     "shellcheck": lambda: _programs("shellcheck"),
     "sipp": lambda: _programs("sipp"),
     "systemd": _systemd,

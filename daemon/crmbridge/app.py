@@ -7,25 +7,24 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, nullcontext
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from crmbridge import __version__, build
+from crmbridge import __version__, build, reload
 from crmbridge.calls.channels import PHONE, Endpoints
 from crmbridge.calls.click_calls import ClickCalls
-from crmbridge.calls.dialable import Dialable
 from crmbridge.calls.dialing import Code, Dialing, Result
 from crmbridge.calls.events import Delivery, State
 from crmbridge.calls.numbers import Numbers
 from crmbridge.calls.phone_states import PhoneState, PhoneStates
 from crmbridge.calls.tracker import Tracker
 from crmbridge.clicks import Clicks
-from crmbridge.config import (
-    Settings,
-)
+from crmbridge.config import ConfigError, Settings
 from crmbridge.intake import Frame, Intake
 from crmbridge.liveness import Pulses, status
+from crmbridge.log import set_level
 from crmbridge.pbx import actions
 from crmbridge.pbx.ami import ActionTimeoutError, ConnectionLostError, NotConnectedError
 from crmbridge.store.call_list import CallList
@@ -34,13 +33,12 @@ from crmbridge.store.outbox import Outbox, open_outbox
 from crmbridge.store.outbox_sql import Which
 from crmbridge.store.schema import StoreError
 from crmbridge.systemd import ServiceManager
-from crmbridge.web.access import Access
-from crmbridge.web.call_list import CallListing
+from crmbridge.web.call_list import CallListing, no_link
 from crmbridge.web.dialer import Dialer
 from crmbridge.web.metrics import Metrics, Readings
 from crmbridge.web.ops import Ops
-from crmbridge.web.parameters import CREDENTIALS
 from crmbridge.web.server import Part, Server
+from crmbridge.web.tls import TlsError
 
 log = structlog.get_logger("crmbridge.app")
 
@@ -65,6 +63,7 @@ async def run(
     *,
     http: socket.socket | None = None,
     manager: ServiceManager | None = None,
+    reloads: Reloads | None = None,
 ) -> None:
     """Be the bridge until `stop` is set; then finish what is under way.
 
@@ -79,7 +78,16 @@ async def run(
         path = settings.store.state_dir / CLICKS
         clicks = await stack.enter_async_context(open_clicks(path, pbx=settings.pbx.name))
         bridge = _Bridge(settings, outbox, calls, clicks, endpoints, numbers)
-        await bridge.run(stop, http or settings.http.listen, manager)
+        await bridge.run(stop, http or settings.http.listen, manager, reloads)
+
+
+@dataclass(frozen=True, slots=True)
+class Reloads:
+    """When the settings are to be read again, and how."""
+
+    asked: asyncio.Event
+    load: Callable[[], Settings]
+    """Blocks. Raises ConfigError."""
 
 
 class _Bridge:
@@ -98,13 +106,29 @@ class _Bridge:
         self._click_store = clicks
         self._clicks = Clicks(store=clicks, calls=ClickCalls(longest_ring_s=settings.dialer.timeout_s + UNSEEN_CLICK_S))
         self._phones = PhoneStates()
+        self._reload_refused = False
         self._outbox = outbox
         self._calls = calls
         self._numbers = numbers
         self._clients = build.clients(settings.crm)
         self._tls = build.certificate(settings.http)
+        self._access = build.access(settings, self._clients)
+        self._dialing = Dialing(
+            build.dialing_rules(settings, self._clients.ids),
+            owns=self._clients.owns,
+            in_progress=lambda: self._clicks.in_progress,
+            state=self._state,
+        )
         self._channels = build.channels_of_named_phones(settings)
         self._timezone = build.pbx_timezone(settings.cdr)
+        self._recordings = build.recordings(settings)
+        self._listing = CallListing(
+            by_number=calls.by_number,
+            refusal=StoreError,
+            key=numbers.same,
+            timezone=self._timezone,
+            link=self._recordings.link if self._recordings is not None else no_link,
+        )
         self._pulses = Pulses(time.monotonic)
         self._metrics = Metrics(self._readings)
         self._sender = build.sender(settings.crm, outbox, self._pulses.of("sender"), self._count)
@@ -146,7 +170,13 @@ class _Bridge:
     def _take_for_clicks(self, frame: Frame) -> None:
         self._clicks.take(frame, datetime.now(UTC))
 
-    async def run(self, stop: asyncio.Event, listen: str | socket.socket, manager: ServiceManager | None) -> None:
+    async def run(
+        self,
+        stop: asyncio.Event,
+        listen: str | socket.socket,
+        manager: ServiceManager | None,
+        reloads: Reloads | None,
+    ) -> None:
         """Run until `stop`; what was started last ends first, so that what is under way reaches the outbox."""
         waiting = await self._recall()
         self._sender.submit(waiting)
@@ -167,15 +197,16 @@ class _Bridge:
                 raise ListenError(error.strerror or str(error)) from None
             try:
                 ami = tasks.create_task(self._ami.run(), name="ami")
+                reloading = tasks.create_task(self._reload(reloads), name="reloads")
                 log.info("bridge.started", version=__version__, pbx=self._settings.pbx.name, waiting=len(waiting))
                 async with manager.kept_told(self._status, self._pulses.late) if manager else nullcontext():
                     await stop.wait()
                 log.info("bridge.stopping")
             finally:
                 await server.stop()
-            pruning.cancel()
-            ami.cancel()
-            await asyncio.wait([pruning, ami])
+            for task in (pruning, reloading, ami):
+                task.cancel()
+            await asyncio.wait([pruning, reloading, ami])
             parts = (self._intake, intake), (self._clicks, clicks), (self._records, records), (self._sender, sender)
             for part, task in parts:
                 part.stop()
@@ -215,41 +246,46 @@ class _Bridge:
                 log.warning("store.not_pruned", reason=str(error))
             await asyncio.sleep(PRUNE_EVERY_S)
 
+    async def _reload(self, reloads: Reloads | None) -> None:
+        """Follow new settings as often as it is asked for. Wrong ones change nothing."""
+        while reloads is not None:
+            await reloads.asked.wait()
+            reloads.asked.clear()
+            try:
+                self._follow(await asyncio.to_thread(reloads.load))
+                self._reload_refused = False
+            except (ConfigError, TlsError) as error:
+                self._reload_refused = True
+                log.error("bridge.reload_refused", reason=str(error), effect="the settings of before stay in force")
+
+    def _follow(self, new: Settings) -> None:
+        changed = reload.differing(self._settings, new)
+        settings = reload.merged(self._settings, new)
+        if self._tls is not None and settings.http.tls_cert is not None:
+            build.certificate(settings.http)  # raises where it can't be used: nothing has changed yet
+            self._tls.load_cert_chain(settings.http.tls_cert, settings.http.tls_key)
+        self._settings = settings
+        self._clients.replace(settings.crm.client_id, build.listed_clients(settings.crm))
+        self._access.follow(build.access(settings, self._clients))
+        self._channels = build.channels_of_named_phones(settings)
+        self._dialing.follow(build.dialing_rules(settings, self._clients.ids))
+        set_level(settings.log.level)
+        log.info("bridge.reloaded", changed=[key for key in changed if reload.follows(key)])
+        if later := [key for key in changed if not reload.follows(key)]:
+            hint = "a restart takes these up (systemctl restart crmbridge); no call is lost by it"
+            log.warning("bridge.reload_incomplete", keys=later, hint=hint)
+
     def _server(self, listen: str | socket.socket) -> Server:
-        http, dialer = self._settings.http, self._settings.dialer
-        dialing = Dialing(
-            dialable=Dialable.from_settings(
-                region=self._settings.numbers.region,
-                extensions=self._settings.pbx.extensions,
-                international=dialer.international,
-                allow=dialer.allow_numbers,
-                deny=dialer.deny_numbers,
-            ),
-            client_ids=self._clients.ids,
-            owns=self._clients.owns,
-            per_extension_per_minute=dialer.per_extension_per_minute,
-            per_minute=dialer.per_minute,
-            duplicate_window_s=dialer.duplicate_window_s,
-            max_calls=dialer.max_calls,
-            in_progress=lambda: self._clicks.in_progress,
-            state=self._state,
-            not_rung=build.not_rung(dialer),
+        clicks = Dialer(dialing=self._dialing, originate=self._originate, trail=self._clicks)
+        parts: list[Part] = [clicks, self._listing, Ops(self._troubles, self._metrics.text)]
+        parts += [self._recordings] if self._recordings is not None else []
+        return Server(
+            listen=listen,
+            access=self._access,
+            parts=parts,
+            tls=self._tls,
+            hidden_parameters=build.hidden_parameters(self._settings),
         )
-        access = Access(
-            build.accounts(http, self._settings.crm, self._clients),
-            trusted_proxies=http.trusted_proxies,
-            credentials_as_parameters=http.credentials_as_parameters,
-        )
-        listing = CallListing(
-            by_number=self._calls.by_number,
-            key=self._numbers.same,
-            timezone=self._timezone,
-            owns=self._clients.owns,
-        )
-        clicks = Dialer(dialing=dialing, originate=self._originate, trail=self._clicks)
-        parts: list[Part] = [clicks, listing, Ops(self._troubles, self._metrics.text)]
-        hidden = CREDENTIALS + (("sNumber", "number") if self._settings.log.mask_numbers else ())
-        return Server(listen=listen, access=access, parts=parts, tls=self._tls, hidden_parameters=hidden)
 
     async def _originate(self, extension: str, number: str, click_id: str) -> Result:
         """Have the PBX ring the extension and then dial the number. Sent once, whatever happens."""
@@ -279,6 +315,7 @@ class _Bridge:
             "CRM does not answer": stats.crm_down,
             "disk refuses the outbox": self._outbox.disk_refuses,
             "disk hangs": self._outbox.disk_hangs,
+            "new settings refused": self._reload_refused,
         }
         return status(
             connected=self._ami.connected,
@@ -308,6 +345,7 @@ class _Bridge:
             intake_waiting=intake.waiting,
             intake_lag_s=intake.lag_s,
             intake_dropped=intake.dropped,
+            call_list_up=not self._listing.is_away,
             clicks=self._clicks.in_progress,
             click_codes=self._clicks.codes(),
             click_outcomes=self._clicks.outcomes(),

@@ -18,6 +18,8 @@ from crmbridge.calls.cdr import from_event
 from crmbridge.calls.channels import LOCAL, Endpoints
 from crmbridge.calls.clients import Client, Clients
 from crmbridge.calls.debatable import Debatable
+from crmbridge.calls.dialable import Dialable
+from crmbridge.calls.dialing import DialingRules
 from crmbridge.calls.events import Delivery, State
 from crmbridge.calls.history import History, is_extension, parties
 from crmbridge.calls.numbers import Numbers
@@ -25,7 +27,6 @@ from crmbridge.calls.phone_states import PhoneState
 from crmbridge.calls.tracker import Tracker
 from crmbridge.config import (
     CdrSettings,
-    ClientSettings,
     CrmSettings,
     DialerSettings,
     HttpSettings,
@@ -45,12 +46,16 @@ from crmbridge.pbx.wire import Frame
 from crmbridge.records import EventRecords, Source, Store
 from crmbridge.store.call_list import CallList, Rows, open_call_list
 from crmbridge.store.engine import sqlite_url
+from crmbridge.store.key import lasting_key
 from crmbridge.store.recovery import begin_anew
 from crmbridge.sync import History as Past
 from crmbridge.sync_sources import FileHistory, TableHistory
 from crmbridge.table_records import TableRecords
 from crmbridge.web import tls
-from crmbridge.web.access import Account
+from crmbridge.web.access import Access, Account
+from crmbridge.web.links import Links
+from crmbridge.web.parameters import CREDENTIALS
+from crmbridge.web.recordings import Recordings
 
 log = structlog.get_logger("crmbridge.http")
 
@@ -58,9 +63,11 @@ CALL_LIST = "calls.db"
 """File in store.state_dir, where store.url names no other database."""
 
 CERTIFICATE_ENDS_SOON = timedelta(days=14)
+LINKS_KEY = "links.key"
+"""File in store.state_dir."""
 
 
-def not_rung(dialer: DialerSettings) -> set[PhoneState]:
+def _not_rung(dialer: DialerSettings) -> set[PhoneState]:
     """The states of phones for which a click is refused."""
     states = {PhoneState.TALKS: dialer.when_talking, PhoneState.AWAY: dialer.when_away}
     return {state for state, what in states.items() if what == "refuse"}
@@ -82,11 +89,15 @@ def channels_of_named_phones(settings: Settings) -> dict[str, str]:
 
 def clients(crm: CrmSettings) -> Clients:
     """Whose call is whose."""
+    return Clients(crm.client_id, listed_clients(crm))
 
-    def client(one: ClientSettings) -> Client:
-        return Client(one.client_id, frozenset(one.dids), frozenset(one.extensions), frozenset(one.trunks))
 
-    return Clients(crm.client_id, map(client, crm.clients))
+def listed_clients(crm: CrmSettings) -> list[Client]:
+    """The clients besides the one whose all else is."""
+    return [
+        Client(one.client_id, frozenset(one.dids), frozenset(one.extensions), frozenset(one.trunks))
+        for one in crm.clients
+    ]
 
 
 def accounts(http: HttpSettings, crm: CrmSettings, clients: Clients) -> list[Account]:
@@ -99,6 +110,51 @@ def accounts(http: HttpSettings, crm: CrmSettings, clients: Clients) -> list[Acc
         allow = http.allow if one.allow is None else one.allow
         accounts.append(Account(username, password.get_secret_value(), allow, frozenset({one.client_id})))
     return accounts
+
+
+def access(settings: Settings, clients: Clients) -> Access:
+    """Who may ask."""
+    http = settings.http
+    return Access(
+        accounts(http, settings.crm, clients),
+        trusted_proxies=http.trusted_proxies,
+        links_from=http.links_from,
+        credentials_as_parameters=http.credentials_as_parameters,
+    )
+
+
+def dialing_rules(settings: Settings, client_ids: Collection[str]) -> DialingRules:
+    """Which clicks are dialed."""
+    dialer = settings.dialer
+    return DialingRules(
+        dialable=Dialable.from_settings(
+            region=settings.numbers.region,
+            extensions=settings.pbx.extensions,
+            international=dialer.international,
+            allow=dialer.allow_numbers,
+            deny=dialer.deny_numbers,
+        ),
+        client_ids=client_ids,
+        per_extension_per_minute=dialer.per_extension_per_minute,
+        per_minute=dialer.per_minute,
+        duplicate_window_s=dialer.duplicate_window_s,
+        max_calls=dialer.max_calls,
+        not_rung=_not_rung(dialer),
+    )
+
+
+def recordings(settings: Settings) -> Recordings | None:
+    """What serves the recordings, where the settings say where they are. Makes the links' key where there is none."""
+    cdr = settings.cdr
+    if cdr.recordings_dir is None:
+        return None
+    links = Links(lasting_key(settings.store.state_dir / LINKS_KEY), expire_s=cdr.links_expire_s)
+    return Recordings(folder=cdr.recordings_dir, links=links)
+
+
+def hidden_parameters(settings: Settings) -> tuple[str, ...]:
+    """What no log shows of a query. Recordings' names hold callers' numbers."""
+    return (*CREDENTIALS, "signature", *(("sNumber", "number", "recordings") if settings.log.mask_numbers else ()))
 
 
 def certificate(http: HttpSettings) -> ssl.SSLContext | None:

@@ -22,6 +22,8 @@ from crmbridge.calls.clients import Clients
 from crmbridge.calls.events import CallEvent
 from crmbridge.calls.tracker import Tracker
 from crmbridge.cli_calls import sync
+from crmbridge.cli_sql import sql_access
+from crmbridge.cli_story import story
 from crmbridge.cli_support import calls, clicks, outbox_cli
 from crmbridge.config import ConfigError, NumberSettings, PbxSettings, TellSettings
 from crmbridge.demo import show
@@ -46,6 +48,8 @@ cli.add_typer(outbox_cli, name="outbox")
 cli.command()(calls)
 cli.command()(clicks)
 cli.command()(sync)
+cli.command()(sql_access)
+cli.command()(story)
 
 
 def main() -> None:
@@ -64,11 +68,17 @@ def _version(
 
 @cli.command()
 def run(config_file: ConfigOption = config.DEFAULT_FILE) -> None:
-    """Be the bridge, until SIGTERM or SIGINT."""
+    """Be the bridge, until SIGTERM or SIGINT. SIGHUP makes it read its settings again."""
     settings = terminal.load(config_file)
     log.configure(level=settings.log.level, form=settings.log.format, mask_numbers=settings.log.mask_numbers)
     faulthandler.enable()  # systemd's watchdog ends us with SIGABRT: where it hung is then in the journal
-    _until_stopped(lambda stop: app.run(settings, stop, manager=service_manager()))
+
+    async def bridge(stop: asyncio.Event) -> None:
+        reloads = app.Reloads(asyncio.Event(), lambda: config.load(config_file))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloads.asked.set)
+        await app.run(settings, stop, manager=service_manager(), reloads=reloads)
+
+    _until_stopped(bridge)
 
 
 @cli.command()
@@ -128,6 +138,13 @@ def config_show(config_file: ConfigOption = config.DEFAULT_FILE) -> None:
     """Print the settings as they are in force, defaults included, secrets hidden."""
     settings = terminal.load(config_file)
     typer.echo(json.dumps(_plain(settings.model_dump()), indent=2, ensure_ascii=False))
+
+
+@config_cli.command("check")
+def config_check(config_file: ConfigOption = config.DEFAULT_FILE) -> None:
+    """Name every mistake in the settings, without trying anything out; `crmbridge check` tries."""
+    terminal.load(config_file)
+    typer.echo(f"no mistakes in {config_file}")
 
 
 def _plain(value: object) -> object:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -16,6 +17,7 @@ from crmbridge.calls.clicks import Outcome
 from crmbridge.calls.events import Delivery, State
 from crmbridge.config import Settings
 from crmbridge.store import clicks as click_store
+from crmbridge.store.call_list import CallList
 from crmbridge.store.outbox import Outbox, open_outbox
 from crmbridge.store.outbox_sql import Listed, Which
 from crmbridge.terminal import EX_IOERR, ConfigOption, JsonOption, fail, load, local, run, show
@@ -129,7 +131,7 @@ def clicks(
 
 
 async def _clicks_that(settings: Settings, which: click_store.Which, limit: int) -> list[click_store.Listed]:
-    path = _existing(settings, app.CLICKS)
+    path = existing(settings, app.CLICKS)
     async with click_store.open_clicks(path, pbx=settings.pbx.name, sole=False) as store:
         return await store.listing(which, limit)
 
@@ -183,12 +185,8 @@ def calls(
 
 
 async def _calls_with(settings: Settings, number: str, limit: int) -> list[dict[str, object]]:
-    numbers = build.numbers(settings.numbers)
-    rows = build.history(build.endpoints(settings.pbx), numbers, build.clients(settings.crm)).rows
-    if settings.store.url is None:
-        _existing(settings, build.CALL_LIST)
-    async with build.call_list(settings, rows) as store:
-        page = await store.by_number(numbers.same(number), limit=limit)
+    async with call_list(settings) as store:
+        page = await store.by_number(build.numbers(settings.numbers).same(number), limit=limit)
     return [
         {
             "time": local(row.started_at),
@@ -256,11 +254,21 @@ def _each(ids: list[int], settings: Settings, do: Callable[[Outbox, int], Awaita
 
 
 async def _with_outbox(settings: Settings, do: Callable[[Outbox], Awaitable[T]]) -> T:
-    async with open_outbox(_existing(settings, app.OUTBOX), sole=False) as outbox:
+    async with open_outbox(existing(settings, app.OUTBOX), sole=False) as outbox:
         return await do(outbox)
 
 
-def _existing(settings: Settings, name: str) -> Path:
+def call_list(settings: Settings) -> AbstractAsyncContextManager[CallList]:
+    """The call list, to look at."""
+    if settings.store.url is None:
+        existing(settings, build.CALL_LIST)
+    numbers = build.numbers(settings.numbers)
+    return build.call_list(
+        settings, build.history(build.endpoints(settings.pbx), numbers, build.clients(settings.crm)).rows
+    )
+
+
+def existing(settings: Settings, name: str) -> Path:
     """A command that only looks must not make files: as root they would keep the daemon out."""
     path = settings.store.state_dir / name
     try:

@@ -235,6 +235,8 @@ class HttpSettings(Section):
     credentials_as_parameters: bool = False
     allow: list[Network] = ["127.0.0.0/8", "::1/128"]
     trusted_proxies: list[Network] = []
+    links_from: list[Network] = []
+    """From where signed links to recordings are followed, besides `allow`: the browsers of the CRM's users."""
     tls_cert: Path | None = None
     tls_key: Path | None = None
 
@@ -379,7 +381,11 @@ def _add_credentials(values: dict[str, Any]) -> None:
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
     if not folder:
         return
-    for file in sorted(Path(folder).iterdir()):
+    try:
+        files = sorted(Path(folder).iterdir())
+    except OSError as error:
+        raise ConfigError(f"the credentials in {folder} can't be read: {error.strerror}") from None
+    for file in files:
         section, dot, key = file.name.partition(".")
         if dot and section in Settings.model_fields:
             try:

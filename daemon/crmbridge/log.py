@@ -42,7 +42,7 @@ def configure(*, level: str, form: Literal["auto", "json", "console"], mask_numb
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)  # libraries speak up only when something is wrong
-    logging.getLogger("crmbridge").setLevel(level.upper())
+    set_level(level)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -53,6 +53,11 @@ def configure(*, level: str, form: Literal["auto", "json", "console"], mask_numb
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+def set_level(level: str) -> None:
+    """From now on, for lines of our own."""
+    logging.getLogger("crmbridge").setLevel(level.upper())
 
 
 def _mask_numbers(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import json
 import logging
 import socket
@@ -22,10 +23,10 @@ from structlog.testing import capture_logs
 
 from crmbridge.calls.clicks import Asked, Outcome
 from crmbridge.calls.dialable import Dialable
-from crmbridge.calls.dialing import Code, Dialing, Result
+from crmbridge.calls.dialing import Code, Dialing, DialingRules, Result
 from crmbridge.calls.history import CallRow, Page, Position
 from crmbridge.calls.numbers import Numbers
-from crmbridge.web import connection, dialer, parameters
+from crmbridge.web import call_list, connection, dialer, parameters
 from crmbridge.web.access import Access, Account
 from crmbridge.web.attempts import FREE
 from crmbridge.web.call_list import CallListing
@@ -42,6 +43,7 @@ NESTED = (
 )
 NUMBERS = Numbers(region="IL", form="national", anonymous="anonymous")
 LIMIT_S = 10
+HIDDEN = (*parameters.CREDENTIALS, "signature")
 
 
 class Pbx:
@@ -66,16 +68,30 @@ class Pbx:
         return self.result
 
 
+class AwayError(Exception):
+    """The call list's database is away."""
+
+
 class Calls:
     """What would look calls up."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, dict[str, object]]] = []
         self.page = Page([], None)
+        self.error: Exception | None = None
+        self.go = asyncio.Event()
+        self.go.set()
 
     async def __call__(self, key: str, **filters: object) -> Page:
         self.asked.append((key, filters))
+        await self.go.wait()
+        if self.error:
+            raise self.error
         return self.page
+
+
+def link(filename: str, client_id: str) -> str | None:
+    return None if filename.startswith("/elsewhere/") else f"/recordings/{filename}?for={client_id}"
 
 
 class Trail:
@@ -173,6 +189,7 @@ async def running(
     *,
     allow: Sequence[str] = ("127.0.0.0/8",),
     proxies: Sequence[str] = (),
+    links_from: Sequence[str] = (),
     as_parameters: bool = False,
     listen: str | socket.socket = "127.0.0.1:0",
     limits: tuple[int, int] = (1000, 10_000),
@@ -181,24 +198,28 @@ async def running(
     clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Site]:
     pbx, calls, troubles, trail = Pbx(), Calls(), list[str](), Trail()
-    dialing = Dialing(
+    rules = DialingRules(
         dialable=Dialable.from_settings(region="IL", extensions=r"7\d\d"),
         client_ids={"10", "11"} if others else {"10"},
-        owns=owns,
         per_extension_per_minute=limits[0],
         per_minute=limits[1],
         duplicate_window_s=60,
     )
+    dialing = Dialing(rules, owns=owns)
     server = Server(
         listen=listen,
         access=Access(
             [Account("crm", "s3cret", allow, None if not others else frozenset({"10"})), *others],
             trusted_proxies=proxies,
+            links_from=links_from,
             credentials_as_parameters=as_parameters,
         ),
+        hidden_parameters=HIDDEN,
         parts=[
             Dialer(dialing=dialing, originate=pbx.originate, trail=trail),
-            CallListing(by_number=calls, key=NUMBERS.same, timezone=ZoneInfo("Asia/Jerusalem"), owns=owns),
+            CallListing(
+                by_number=calls, refusal=AwayError, key=NUMBERS.same, timezone=ZoneInfo("Asia/Jerusalem"), link=link
+            ),
             Ops(lambda: troubles),
             *extra,
         ],
@@ -604,15 +625,30 @@ async def test_a_client_with_credentials_of_its_own_clicks_for_itself_only() -> 
     assert site.calls.asked == []
 
 
-async def test_a_client_with_credentials_of_its_own_sees_calls_of_its_extensions_only() -> None:
+@pytest.mark.parametrize("query", ["", "&ext=777", "&ext=", "&ext=711,777", "&ClientId=11"])
+async def test_a_client_with_credentials_of_its_own_sees_its_calls_only(query: str) -> None:
+    """Whatever it asks for: also its call that another client's extension answered, and its call that rang nobody."""
     async with running(allow=["127.0.0.10"], others=[ELEVEN]) as site:
-        for query in ("", "&ext=777", "&ext=", "&ext=711,777"):
-            answer = await site.ask(f"/calls?number=1{query}", auth=OF_ELEVEN, source="127.0.0.11")
-            assert (answer.status, answer.code) == (403, "extension_not_allowed")
-        assert (await site.ask("/calls?number=1&ext=711", source="127.0.0.10")).code == "extension_not_allowed"
+        assert (await site.ask(f"/calls?number=1{query}", auth=OF_ELEVEN, source="127.0.0.11")).body == OK
+    ((_, filters),) = site.calls.asked
+    assert filters["client_ids"] == {"11"}
+
+
+async def test_another_client_s_calls_are_refused() -> None:
+    async with running(allow=["127.0.0.10"], others=[ELEVEN]) as site:
+        for client_id, auth, source in (("10", OF_ELEVEN, "127.0.0.11"), ("12", OF_ELEVEN, "127.0.0.11"),
+                                        ("11", GOOD, "127.0.0.10")):  # fmt: skip
+            answer = await site.ask(f"/calls?number=1&ClientId={client_id}", auth=auth, source=source)
+            assert (answer.status, answer.code) == (403, "unknown_client")
         assert site.calls.asked == []
-        assert (await site.ask("/calls?number=1&ext=711", auth=OF_ELEVEN, source="127.0.0.11")).body == OK
-        assert (await site.ask("/calls?number=1&ext=777", source="127.0.0.10")).body == OK
+        assert (await site.ask("/calls?number=1", source="127.0.0.10")).body == OK
+    assert site.calls.asked[0][1]["client_ids"] == {"10"}
+
+
+async def test_who_may_ask_for_every_client_may_ask_for_one(site: Site) -> None:
+    assert (await site.ask("/calls?number=1&ClientId=11")).body == OK
+    assert (await site.ask("/calls?number=1")).body == OK
+    assert [filters["client_ids"] for _, filters in site.calls.asked] == [{"11"}, None]
 
 
 # Credentials as parameters, which no log shows
@@ -726,7 +762,7 @@ async def test_a_call_list(site: Site) -> None:
     assert answer.body == (
         b'{"success":true,"result":['
         b'{"time":"2026-11-23 07:52:57","ext":"777","number":"033004799","duration":2,"filename":"a.wav",'
-        b'"incoming":true},'
+        b'"incoming":true,"link":"/recordings/a.wav?for=10"},'
         b'{"time":"2026-07-02 00:00:00","ext":"","number":"033004799","duration":0,"filename":"","incoming":true}]}'
     )
 
@@ -752,6 +788,7 @@ async def test_pages_and_filters_are_handed_on(site: Site) -> None:
     first = await site.ask(f"/calls?{query}")
     assert json.loads(first.body)["cursor"] == "1795413177-42"
     assert site.calls.asked[0][1] == {
+        "client_ids": None,
         "extension": "777",
         "incoming": True,
         "since_at": datetime(2026, 10, 31, 22, 0, tzinfo=UTC),  # midnight in Jerusalem
@@ -794,13 +831,16 @@ async def test_times(site: Site, written: str, meant: datetime, escaped: bool) -
         ("number=1&limit=%D9%A1", "malformed_parameter", "1 to 1000"),
         ("number=1&cursor=x", "malformed_parameter", "cursor"),
         ("number=1&cursor=99999999999-1", "malformed_parameter", "cursor"),
-        ("number=1&cursor=1-9999999999999999999", "malformed_parameter", "cursor"),
+        ("number=1&cursor=1-9223372036854775808", "malformed_parameter", "cursor"),
+        ("number=1&cursor=1-99999999999999999999", "malformed_parameter", "cursor"),
+        ("number=1&ClientId=", "malformed_parameter", "ClientId"),
+        ("number=1&ClientId=10&ClientId=11", "malformed_parameter", "more than once"),
         ("number=1&since=yesterday", "malformed_parameter", "2026-11-23"),
         ("number=1&since=2026-13-01", "malformed_parameter", "2026-11-23"),
         ("number=1&since=20261123", "malformed_parameter", "2026-11-23"),
         ("number=1&until=9999-12-31", "malformed_parameter", "2026-11-23"),
         ("number=1&since=0001-01-01", "malformed_parameter", "2026-11-23"),
-        ("number=1&form=2026-11-01", "malformed_parameter", "known: cursor, direction"),
+        ("number=1&form=2026-11-01", "malformed_parameter", "known: ClientId, cursor, direction"),
     ],
 )
 async def test_call_lists_that_are_refused(site: Site, query: str, code: str, says: str) -> None:
@@ -808,6 +848,126 @@ async def test_call_lists_that_are_refused(site: Site, query: str, code: str, sa
     assert (answer.status, answer.code) == (400, code)
     assert says in answer.body.decode()
     assert site.calls.asked == []
+
+
+ROW = CallRow(
+    "pbx", "1.1", "10", "777", "033004799", "+97233004799", datetime(2026, 11, 23, tzinfo=UTC), 2, "", incoming=True
+)
+
+
+async def test_a_recording_that_lies_elsewhere_has_no_link(site: Site) -> None:
+    site.calls.page = Page([ROW._replace(filename="/elsewhere/a.wav"), ROW], None)
+    result = json.loads((await site.ask("/calls?number=1")).body)["result"]
+    assert [(line["filename"], "link" in line) for line in result] == [("/elsewhere/a.wav", False), ("", False)]
+
+
+async def test_the_largest_cursor_is_handed_on(site: Site) -> None:
+    site.calls.page = Page([ROW], Position(1795413177, 2**63 - 1))
+    cursor = json.loads((await site.ask("/calls?number=1")).body)["cursor"]
+    assert (await site.ask(f"/calls?number=1&cursor={cursor}")).status == 200
+    assert site.calls.asked[1][1]["after"] == Position(1795413177, 2**63 - 1)
+
+
+@pytest.mark.parametrize(
+    ("accepted", "squeezes"),
+    [
+        ([], False),
+        ([""], False),
+        (["gzip"], True),
+        (["deflate, GZIP;q=0.5, br"], True),
+        (["br", "gzip"], True),
+        (["x-gzip"], True),
+        (["gzip;q=0"], False),
+        (["gzip ; Q = 0.000"], False),
+        (["gzip;q=0.001"], True),
+        (["identity, deflate, br"], False),
+        (["*"], False),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_long_lists_are_squeezed_where_that_is_asked(
+    site: Site, method: str, accepted: list[str], squeezes: bool
+) -> None:
+    site.calls.page = Page([ROW] * 100, None)
+    headers = [("Accept-Encoding", one) for one in accepted]
+    plain, answer = await site.ask("/calls?number=1"), await site.ask("/calls?number=1", method=method, headers=headers)
+    assert answer.headers["vary"] == plain.headers["vary"] == "Accept-Encoding"
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers.get("content-encoding") == ("gzip" if squeezes else None)
+    if method == "GET":
+        assert (gzip.decompress(answer.body) if squeezes else answer.body) == plain.body
+        assert int(answer.headers["content-length"]) == len(answer.body)
+    else:
+        assert answer.body == b""
+        assert (int(answer.headers["content-length"]) < len(plain.body)) is squeezes
+
+
+async def test_short_lists_and_errors_are_not_squeezed(site: Site) -> None:
+    for path in ("/calls?number=1", "/calls"):
+        assert "content-encoding" not in (await site.ask(path, headers=[("Accept-Encoding", "gzip")])).headers
+
+
+async def test_conditions_mean_nothing_to_a_list(site: Site) -> None:
+    """There is no ETag: what is not kept can't be asked for again only if it has changed."""
+    headers = [("If-None-Match", "*"), ("If-Modified-Since", "Mon, 23 Nov 2026 05:52:57 GMT"), ("Range", "bytes=0-0")]
+    answer = await site.ask("/calls?number=1", headers=headers)
+    assert (answer.status, answer.body) == (200, OK)
+    assert not {"etag", "last-modified", "accept-ranges"} & answer.headers.keys()
+
+
+async def test_a_list_that_is_away_is_said_once_and_so_is_its_return(site: Site) -> None:
+    site.calls.error = AwayError("the call list's database is read-only")
+    with capture_logs() as logs:
+        answers = [await site.ask("/calls?number=1") for _ in range(3)]
+        site.calls.error = None
+        assert (await site.ask("/calls?number=1")).body == OK
+        site.calls.error = AwayError("it is gone")
+        answers.append(await site.ask("/calls?number=1"))
+    assert [(answer.status, answer.code) for answer in answers] == [(503, "call_list_unavailable")] * 4
+    assert {answer.headers["retry-after"] for answer in answers} == {"10"}
+    assert b"read-only" not in answers[0].body, "that is for the administrator"
+    told = [(line["event"], line.get("reason")) for line in logs if line["event"].startswith("call_list.")]
+    assert told == [
+        ("call_list.unavailable", "the call list's database is read-only"),
+        ("call_list.available", None),
+        ("call_list.unavailable", "it is gone"),
+    ]
+    assert (await site.ask("/readyz")).status == 200, "popups matter more"
+
+
+async def test_a_list_that_hangs_is_answered_for_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(call_list, "ANSWER_S", 0.05)
+    async with running() as site:
+        site.calls.go.clear()
+        with capture_logs() as logs:
+            answers = await asyncio.gather(*(site.ask("/calls?number=1") for _ in range(5)))
+        assert {(answer.status, answer.code) for answer in answers} == {(503, "call_list_unavailable")}
+        assert [line["event"] for line in logs].count("call_list.unavailable") == 1
+        site.calls.go.set()
+        assert (await site.ask("/calls?number=1")).body == OK
+
+
+async def test_a_thousand_lines_are_written_bit_by_bit(site: Site) -> None:
+    """Others get their turn in between."""
+    site.calls.page = Page([ROW] * 1000, None)
+    turns, done = 0, asyncio.Event()
+
+    async def count() -> None:
+        nonlocal turns
+        while not done.is_set():
+            turns += 1
+            await asyncio.sleep(0)
+
+    listing = CallListing(by_number=site.calls, refusal=AwayError, key=str, timezone=UTC)
+    counting = asyncio.create_task(count())
+    await asyncio.sleep(0)
+    before = turns
+    lines = await listing._lines(site.calls.page.rows)
+    between = turns - before
+    done.set()
+    await counting
+    assert len(lines) == 1000
+    assert between >= 9
 
 
 # Operations

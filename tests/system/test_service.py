@@ -24,6 +24,15 @@ QUICK = "[Service]\nRestartSec=100ms\nRestartSteps=0\nWatchdogSec=8\n"
 STATUS = "systemctl show crmbridge --property=StatusText --value | grep -Fx '{}'"
 RESTARTED = "test $(systemctl show crmbridge --property=NRestarts --value) -gt {}"
 MOST_EXPOSED = 1.5
+PYTHON = "/opt/crmbridge/current/bin/python"
+FETCH = """
+import base64, pathlib, urllib.request
+password = pathlib.Path("/etc/crmbridge/credentials/http.password").read_text().strip()
+request = urllib.request.Request("http://127.0.0.1:6560/recordings/a.wav")
+request.add_header("Authorization", "Basic " + base64.b64encode(b"crm:" + password.encode()).decode())
+with urllib.request.urlopen(request) as answer:
+    print(answer.headers["Content-Type"], len(answer.read()))
+"""
 LEFT = {"/etc/crmbridge", "/var/lib/crmbridge"}
 
 
@@ -131,9 +140,34 @@ async def test_from_the_first_installation_to_the_removal(
         reads = "ExecStartPre=/bin/test -r /srv/recording.wav\n"
         await quick(host, reads)
         assert (await host.run("systemctl restart crmbridge")).code != 0
-        await quick(host, f"SupplementaryGroups=asterisk\n{reads}")
+        await host.do("install -d -m 0750 -g asterisk /srv/monitor; head -c 1000 /dev/zero >/srv/monitor/a.wav")
+        await host.do("chgrp asterisk /srv/monitor/a.wav; chmod 0640 /srv/monitor/a.wav")
+        folder = "Environment=CRMBRIDGE_CDR__RECORDINGS_DIR=/srv/monitor\n"
+        await quick(host, f"SupplementaryGroups=asterisk\n{folder}{reads}")
         await host.do("systemctl restart crmbridge")
+        assert await host.do(f"{PYTHON} -c '{FETCH}'") == "audio/wav 1000\n"
+        assert await host.do("stat -c '%a %U %s' /var/lib/crmbridge/links.key") == "600 crmbridge 32\n"
         await quick(host)
+
+    with subtests.test("new settings are followed by a reload, and wrong ones named by it, without a restart"):
+        was = await host.shown("MainPID", "NRestarts")
+        await host.do(
+            "cp -p /etc/crmbridge/config.toml /root/; printf '[log]\nlevel = \"debug\"\n' >>/etc/crmbridge/config.toml"
+        )
+        await host.do("systemctl reload crmbridge")
+        await host.until(
+            "journalctl --unit=crmbridge --output=cat --no-pager | grep -F bridge.reloaded | grep -F log.level"
+        )
+        await host.do("echo 'nonsense = 1' >>/etc/crmbridge/config.toml")
+        assert (await host.run("systemctl reload crmbridge")).code != 0
+        assert "nonsense: there is no such setting" in await host.do(
+            "journalctl --unit=crmbridge --output=cat --no-pager"
+        )
+        assert await host.shown("MainPID", "NRestarts") == was
+        await host.do("kill -HUP $(systemctl show crmbridge --property=MainPID --value)")
+        await host.until(STATUS.format("AMI connected, 0 calls, 0 waiting, new settings refused"))
+        await host.do("cp -p /root/config.toml /etc/crmbridge/; systemctl reload crmbridge")
+        await host.until(STATUS.format("AMI connected, 0 calls, 0 waiting"))
 
     with subtests.test("mistakes in the settings are not tried again"):
         await host.do("systemctl stop crmbridge; cp -p /etc/crmbridge/config.toml /root/")

@@ -210,6 +210,11 @@ def test_credentials_that_would_not_work_or_guard_nothing(tmp_path: Path, text: 
     assert "s3cret" not in told
 
 
+def test_credentials_that_systemd_does_not_let_us_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "gone"))
+    assert "can't be read: No such file" in mistakes(tmp_path, GOOD)
+
+
 def test_a_systemd_credential_for_one_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "credentials"
     folder.mkdir()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crmbridge.calls.dialable import MAX_RAW, Dialable, MalformedError, NotAllowedError
-from crmbridge.calls.dialing import Click, Code, Dialing, Refusal, Result
+from crmbridge.calls.dialing import Click, Code, Dialing, DialingRules, Refusal, Result
 from crmbridge.calls.phone_states import PhoneState
 
 ISRAEL = Dialable.from_settings(region="IL", extensions=r"7\d\d")
@@ -237,7 +237,8 @@ def dialing(**other: object) -> Dialing:
         "per_minute": 5,
         "duplicate_window_s": 10,
     }
-    return Dialing(**(values | other))  # type: ignore[arg-type]  # a test's table
+    parts = {name: other.pop(name) for name in ("owns", "in_progress", "state") if name in other}
+    return Dialing(DialingRules(**(values | other)), **parts)  # type: ignore[arg-type]  # a test's table
 
 
 class Clicks:

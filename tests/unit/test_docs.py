@@ -90,7 +90,7 @@ def test_the_integrators_page_names_every_refusal_of_a_click() -> None:
 
 
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
-EVENT = re.compile(r"[a-z]+\.[a-z_]+", re.ASCII)
+EVENT = re.compile(r"[a-z_]+\.[a-z_]+", re.ASCII)
 
 
 def logged() -> set[str]:
@@ -98,7 +98,11 @@ def logged() -> set[str]:
     found = set(intake._TRANSITIONS.values()) | {f"crm.{state}" for state in FINAL}
     for file in (ROOT / "daemon" / "crmbridge").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and node.args and _is_logging(node.func):
+            if not isinstance(node, ast.Call) or not node.args:
+                continue
+            if ast.unparse(node.func) == "Outage":
+                found |= {f"{ast.literal_eval(node.args[0])}.{end}" for end in ("unavailable", "available")}
+            elif _is_logging(node.func):
                 texts = [one.value for one in ast.walk(node.args[0]) if isinstance(one, ast.Constant)]
                 found |= {text for text in texts if isinstance(text, str) and EVENT.fullmatch(text)}
     return found

@@ -27,6 +27,7 @@ READINGS = Readings(
     intake_waiting=6,
     intake_lag_s=0.25,
     intake_dropped=8,
+    call_list_up=True,
     clicks=4,
     click_codes={"accepted": 9, "too_many": 0},
     click_outcomes={"answered": 5},

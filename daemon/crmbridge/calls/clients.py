@@ -20,6 +20,10 @@ class Clients:
     """Finds the ClientId of a call. The called number tells most, then the trunk, then the extension."""
 
     def __init__(self, default: str, clients: Iterable[Client] = ()) -> None:
+        self.replace(default, clients)
+
+    def replace(self, default: str, clients: Iterable[Client]) -> None:
+        """Know these from now on. A call that has its ClientId keeps it."""
         self._default = default
         self._by_did: dict[str, str] = {}
         self._by_trunk: dict[str, str] = {}

@@ -85,40 +85,52 @@ class Click:
         return (self.client_id, self.extension, self.number)
 
 
+@dataclass(frozen=True, slots=True)
+class DialingRules:
+    """What the settings say of clicks."""
+
+    dialable: Dialable
+    client_ids: Collection[str]
+    per_extension_per_minute: int
+    per_minute: int
+    duplicate_window_s: float
+    max_calls: int = 30
+    """Clicks that may have calls at once."""
+    not_rung: Collection[PhoneState] = (PhoneState.AWAY, PhoneState.TALKS)
+    """The states of phones that are not rung."""
+
+
 class Dialing:
     """Decides about clicks for one PBX."""
 
     def __init__(
         self,
+        rules: DialingRules,
         *,
-        dialable: Dialable,
-        client_ids: Collection[str],
         owns: Callable[[str, str], bool] = lambda client_id, extension: True,  # noqa: ARG005  # all own everything
-        per_extension_per_minute: int,
-        per_minute: int,
-        duplicate_window_s: float,
-        max_calls: int = 30,
         in_progress: Callable[[], int] = lambda: 0,
         state: Callable[[str], PhoneState] = lambda extension: PhoneState.MAY_RING,  # noqa: ARG005  # of all
-        not_rung: Collection[PhoneState] = (PhoneState.AWAY, PhoneState.TALKS),
     ) -> None:
         """`owns(client_id, extension)`: whether a click by this client may ring this extension.
 
-        `in_progress`: how many clicks are being placed or have a call that is not over, of which there may be
-        `max_calls`. `state`: that of an extension's phone; those in one of the states `not_rung` are not rung.
+        `in_progress`: how many clicks are being placed or have a call that is not over. `state`: that of an
+        extension's phone.
         """
-        self._dialable = dialable
-        self._client_ids = frozenset(client_ids)
+        self._rules = rules
         self._owns = owns
-        self._per_extension = per_extension_per_minute
-        self._window_s = duplicate_window_s
-        self._max_calls = max_calls
         self._in_progress = in_progress
         self._state = state
-        self._not_rung = frozenset(not_rung)
         self._clicks: dict[tuple[str, str, str], Click] = {}
         self._buckets: dict[str, _Bucket] = {}
-        self._all = _Bucket(per_minute)
+        self._all = _Bucket(rules.per_minute)
+
+    def follow(self, rules: DialingRules) -> None:
+        """Decide by these rules from now on. Clicks that were admitted stay so, and count."""
+        if rules.per_minute != self._rules.per_minute:
+            self._all = _Bucket(rules.per_minute)
+        if rules.per_extension_per_minute != self._rules.per_extension_per_minute:
+            self._buckets.clear()
+        self._rules = rules
 
     def __len__(self) -> int:
         """How many clicks are remembered."""
@@ -130,12 +142,12 @@ class Dialing:
         A Click with this `click_id` is to be placed, and then to be settled; one with another id is an earlier one
         that this repeats.
         """
-        if client_id not in self._client_ids:
+        if client_id not in self._rules.client_ids:
             return UNKNOWN_CLIENT
-        if not self._dialable.is_extension(extension) or not self._owns(client_id, extension):
+        if not self._rules.dialable.is_extension(extension) or not self._owns(client_id, extension):
             return Refusal(Code.EXTENSION, "sExt is no extension of this client (pbx.extensions, crm.clients)")
         try:
-            dialed = self._dialable.dialed(number)
+            dialed = self._rules.dialable.dialed(number)
         except MalformedError as error:
             return Refusal(Code.MALFORMED, f"sNumber: {error}")
         except NotAllowedError as error:
@@ -154,13 +166,13 @@ class Dialing:
             self._clicks.pop(click.key, None)
 
     def _start(self, click: Click) -> Click | Refusal:
-        state = self._state(click.extension)
-        if state in self._not_rung:
+        state, rules = self._state(click.extension), self._rules
+        if state in rules.not_rung:
             return _IN_VAIN[state]
-        if self._in_progress() >= self._max_calls:
-            why = f"{self._max_calls} clicks have calls in progress already (dialer.max_calls)"
+        if self._in_progress() >= rules.max_calls:
+            why = f"{rules.max_calls} clicks have calls in progress already (dialer.max_calls)"
             return Refusal(Code.TOO_MANY, why, _LINE_FREE_S)
-        bucket = self._buckets.setdefault(click.extension, _Bucket(self._per_extension))
+        bucket = self._buckets.setdefault(click.extension, _Bucket(rules.per_extension_per_minute))
         wait_s = max(bucket.wait_s(click.at_s), self._all.wait_s(click.at_s))
         if wait_s > 0:
             return Refusal(Code.TOO_MANY, "too many clicks in the last minute (dialer.per_minute and others)", wait_s)
@@ -171,7 +183,9 @@ class Dialing:
 
     def _forget(self, now_s: float) -> None:
         """Drop what decides nothing any more. What is still being placed stays."""
-        for click in [one for one in self._clicks.values() if one.result and now_s - one.at_s >= self._window_s]:
+        for click in [
+            one for one in self._clicks.values() if one.result and now_s - one.at_s >= self._rules.duplicate_window_s
+        ]:
             del self._clicks[click.key]
         for extension in [name for name, bucket in self._buckets.items() if bucket.is_full(now_s)]:
             del self._buckets[extension]

@@ -21,6 +21,7 @@ from crmbridge.calls.events import CallEvent
 from crmbridge.crm.callback import idempotency_key
 from crmbridge.demo.receiver import Received, Receiver
 from crmbridge.demo.simulated_pbx import SimulatedPbx
+from crmbridge.demo.sound import put_recordings
 from crmbridge.demo.traces import Told, Trace, shipped
 from crmbridge.store.outbox import open_outbox
 
@@ -31,6 +32,8 @@ CLICK = "18a_c2c_pjsip"
 """The recording that answers a click: 777 calls 0521111111."""
 FIRST = "22/did_answered"
 """The recording that shows best what this is about."""
+RECORDINGS = "monitor"
+"""Folder in the demo's own."""
 PAUSE_S = 1.0
 """Between two calls, for the eye."""
 PORT = 6560
@@ -103,6 +106,7 @@ async def _play_all(pbx: SimulatedPbx, traces: list[Trace], console: Console) ->
 @contextmanager
 def _folder() -> Iterator[Path]:
     with TemporaryDirectory(prefix="crmbridge-demo-") as folder:
+        put_recordings(Path(folder) / RECORDINGS, shipped())
         yield Path(folder)
 
 
@@ -156,6 +160,7 @@ def _settings(crm_url: str, ami_port: int, state_dir: Path, http_port: int) -> c
         "pbx": {"extensions": r"[17]\d\d", "endpoints": endpoints},
         "http": {"listen": f"127.0.0.1:{http_port}", "username": USERNAME, "password": PASSWORD},
         "store": {"state_dir": state_dir},
+        "cdr": {"recordings_dir": state_dir / RECORDINGS},
     }
     return config.parse(values, source="the demo's own settings")
 
@@ -176,6 +181,7 @@ def _what_to_try(port: int, trace: Trace) -> str:
         f"  [bold]curl -u {USERNAME}:{PASSWORD}"
         f" '{base}/dialer/sodialer.php?sExt=777&sNumber=033004799&ClientId=10'[/]   click to call\n"
         f"  [bold]curl -u {USERNAME}:{PASSWORD} '{base}/calls?number={number}'[/]   the call list of a number\n"
+        f"  {base} and the `link` of a call behind it, in a browser   its recording (a dial tone, here)\n"
         "Ctrl-C ends it.\n"
     )
 

@@ -18,7 +18,7 @@ from heapq import merge
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, or_, select
+from sqlalchemy import ColumnElement, Row, Select, and_, or_, select
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -194,6 +194,17 @@ class CallList:
         found = await self._database.read(work)
         newest = merge(*found, key=lambda one: (one[0].epoch_s, one[0].id), reverse=True)
         return _page(list(islice(newest, limit + 1)), limit)
+
+    async def of_call(self, linkedid: str) -> list[CallRow]:
+        """The lines of one call, of whichever PBX, oldest first."""
+        shown: Select[Any] = select(*_SHOWN, numbers.c.number, numbers.c.number_key)
+        query = shown.join(numbers, numbers.c.id == calls.c.number_id).where(calls.c.linkedid == linkedid)
+        query = query.order_by(calls.c.epoch_s, calls.c.id)
+
+        async def work(connection: AsyncConnection) -> list[CallRow]:
+            return [_shown(row, row.number, row.number_key) for row in await connection.execute(query)]
+
+        return await self._database.read(work)
 
 
 def _older(than: Position) -> ColumnElement[bool]:

@@ -22,6 +22,7 @@ from crmbridge.store.engine import (
     DiskError,
     Recover,
     bring_up_async,
+    damage,
     explain,
     make_engine,
     reading,
@@ -52,6 +53,7 @@ class Database:
         self._schemas = schemas
         self._recover = recover
         self._up = False
+        self._damaged = False
         self._bringing_up = asyncio.Lock()
         self.is_sqlite = engine.dialect.name == "sqlite"
         self.name = shown(engine.url)
@@ -75,6 +77,11 @@ class Database:
             self._up = True
 
     async def _bring_up(self) -> None:
+        if self._damaged:
+            await self._engine.dispose()  # what is open would go on with the file that is set aside
+            await bring_up_async(self._engine, self._schemas, self._recover, look_through=True)
+            self._damaged = False
+            return None
         for pause_s in _PAUSES_S:
             try:
                 return await bring_up_async(self._engine, self._schemas, self._recover)
@@ -113,6 +120,8 @@ class Database:
         except TimeoutError:
             raise StoreError(f"{self.name} {explain(passed)}" if passed else self._hangs(limit_s)) from None
         except (SQLAlchemyError, OSError) as error:
+            if damage(error) and self._recover is not None:
+                self._up, self._damaged = False, True
             raise StoreError(f"{self.name} {explain(error)}") from error
 
     def _hangs(self, limit_s: float) -> str:

@@ -92,17 +92,19 @@ def make_engine(url: str | URL, connections: int = 5) -> AsyncEngine:
     return engine
 
 
-async def bring_up_async(engine: AsyncEngine, schemas: Sequence[Schema], recover: Recover | None) -> None:
+async def bring_up_async(
+    engine: AsyncEngine, schemas: Sequence[Schema], recover: Recover | None, *, look_through: bool = False
+) -> None:
     """Bring a database's tables up to date. Raises StoreError, with what to do about it.
 
     A missing SQLite file is made, and its folder. `recover` is asked when a SQLite file is found to be damaged; it is
-    not read through for that, as it may be large.
+    read through for that only where it says so, as it may be large.
     """
     where = shown(engine.url)
     if engine.dialect.name == "sqlite":
         make_file(Path(where))
         if recover is not None:
-            await asyncio.to_thread(_recovered, Path(where), schemas, recover)
+            await asyncio.to_thread(_recovered, Path(where), schemas, recover, look_through=look_through)
     with _named(where):
         async with engine.begin() as connection:
             await connection.run_sync(migrate, schemas, datetime.now(UTC))
@@ -193,8 +195,8 @@ def reading_apart(engine: Engine) -> Engine:
     return reading(apart)
 
 
-def _recovered(path: Path, schemas: Sequence[Schema], recover: Recover) -> None:
-    open_sqlite(path, schemas, recover, look_through=False).dispose()
+def _recovered(path: Path, schemas: Sequence[Schema], recover: Recover, *, look_through: bool) -> None:
+    open_sqlite(path, schemas, recover, look_through=look_through).dispose()
 
 
 def _refuse_what_is_not_ours(engine: Engine) -> None:

@@ -5,11 +5,13 @@ Numbers of errors are the servers' own (mysqld_error.h; MariaDB's share them up 
 
 from __future__ import annotations
 
+import logging
+
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from crmbridge.store.schema import mysql_code
+from crmbridge.store.schema import StoreError, mysql_code
 
 CONNECT_S = 3
 """Seconds for a TCP connection. A database in another country takes a fifth of one."""
@@ -82,8 +84,14 @@ _WORDS = {
 }
 
 
+# asyncmy logs each warning of the server's, of tables that are there already and of values, numbers among them.
+logging.getLogger("asyncmy").setLevel(logging.ERROR)
+
+
 def make_engine(address: URL, connections: int) -> AsyncEngine:
-    """With up to so many connections; none is made yet."""
+    """With up to so many connections; none is made yet. Raises StoreError."""
+    if not (address.password or "").isascii():
+        raise StoreError("the database's password must be of ASCII characters: asyncmy can't send others")
     return create_async_engine(
         address.update_query_dict({"charset": "utf8mb4"}),
         isolation_level="READ COMMITTED",  # no locks on gaps, in which two writers wait for each other

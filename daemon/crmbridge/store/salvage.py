@@ -92,7 +92,9 @@ def _read_table(
             return
         allowed = [values.get(f"{table.name}.{column.name}") for column in columns]
         kept: deque[Row] = deque(maxlen=most)
-        for row in _rows(connection, table.name, [column.name for column in columns]):
+        names = [column.name for column in columns]
+        has_rowid = table.dialect_options["sqlite"]["with_rowid"]
+        for row in _rows(connection, table.name, names) if has_rowid else _ordered_rows(connection, table, names):
             if all(_fits(*each) for each in zip(columns, row, allowed, strict=True)):
                 kept.append(row)
         found.columns[table.name] = [column.name for column in columns]
@@ -118,6 +120,16 @@ def _rows(connection: sqlite3.Connection, table: str, columns: Sequence[str]) ->
             for row in connection.execute(back, (low, beyond)):
                 yield row[1:]
         low = beyond
+
+
+def _ordered_rows(connection: sqlite3.Connection, table: Table, columns: Sequence[str]) -> Iterator[Row]:
+    """Those of a table without rowids: up to the first damaged page, then from the other end to the last one."""
+    every = f'SELECT {", ".join(columns)} FROM "{table.name}" ORDER BY '  # noqa: S608
+    try:
+        yield from connection.execute(every + ", ".join(column.name for column in table.primary_key))
+    except sqlite3.Error:
+        with suppress(sqlite3.Error):
+            yield from connection.execute(every + ", ".join(f"{column.name} DESC" for column in table.primary_key))
 
 
 def _beyond(connection: sqlite3.Connection, table: str, low: int) -> int:

@@ -68,13 +68,22 @@ class Access:
         accounts: Iterable[Account],
         *,
         trusted_proxies: Iterable[str] = (),
+        links_from: Iterable[str] = (),
         credentials_as_parameters: bool = False,
     ) -> None:
-        """`trusted_proxies`: addresses or networks in CIDR form. Raises ValueError for one that is none."""
+        """`trusted_proxies`, `links_from`: addresses or networks in CIDR form. Raises ValueError for one that is none.
+
+        `links_from`: from where signed links are followed, too, and nothing else is.
+        """
         self._keys = [_Key(account) for account in accounts]
         self._allow = [net for key in self._keys for net in key.allow]
         self._proxies = [network(text) for text in trusted_proxies]
+        self._links_from = [network(text) for text in links_from]
         self.credentials_as_parameters = credentials_as_parameters
+
+    def follow(self, other: Access) -> None:
+        """Let in whom the other one lets in, from now on, and nobody else."""
+        vars(self).update(vars(other))
 
     def client(self, peer: str | None, forwarded: Sequence[str]) -> Address | None:
         """Who asks: the socket's peer, or whom a trusted proxy names. None where that can't be told.
@@ -96,10 +105,18 @@ class Access:
         """Whether this address is on a list."""
         return client is not None and _within(client, self._allow)
 
+    def may_follow(self, client: Address | None) -> bool:
+        """Whether a signed link is followed from this address."""
+        return self.may_ask(client) or (client is not None and _within(client, self._links_from))
+
     def may_connect(self, peer: str | None) -> bool:
         """Whether a connection from here may lead to something: a client, a proxy or this machine itself."""
         found = address(peer or "")
         return found is not None and (found.is_loopback or _within(found, self._allow + self._proxies))
+
+    def may_connect_for_links(self, peer: str | None) -> bool:
+        """Whether a connection from here may lead to a recording at least."""
+        return self.may_follow(address(peer or ""))
 
     def login(
         self,

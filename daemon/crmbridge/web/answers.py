@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
 from collections.abc import Mapping
 
 from aiohttp import web
+
+SERVER = "crmbridge"
+"""Of the Server header: aiohttp would tell its version and Python's."""
+
+
+WORTH_SQUEEZING = 1400
+"""Bytes: less is one packet anyway."""
+
+_NEVER = re.compile(r"\s*q\s*=\s*0(\.0{0,3})?\s*", re.ASCII | re.IGNORECASE)
 
 
 class ProblemError(Exception):
@@ -34,6 +45,28 @@ def answer(body: Mapping[str, object], status: int = 200, headers: Mapping[str, 
         charset="utf-8",
         headers={"Cache-Control": "no-store", **(headers or {})},
     )
+
+
+def squeezed(whole: web.Response, request: web.Request) -> web.Response:
+    """The same answer, gzipped where the request wants it and it is worth it.
+
+    Not for answers with a secret that stays the same beside what a stranger may choose: their length would tell it bit
+    by bit (BREACH).
+    """
+    whole.headers["Vary"] = "Accept-Encoding"
+    body = whole.body
+    if isinstance(body, bytes) and len(body) >= WORTH_SQUEEZING and _takes_gzip(request):
+        whole.body = gzip.compress(body, compresslevel=1, mtime=0)
+        whole.headers["Content-Encoding"] = "gzip"
+    return whole
+
+
+def _takes_gzip(request: web.Request) -> bool:
+    for one in ",".join(request.headers.getall("Accept-Encoding", [])).split(","):
+        name, _, quality = one.partition(";")
+        if name.strip().lower() in {"gzip", "x-gzip"}:
+            return not _NEVER.fullmatch(quality)
+    return False
 
 
 _HTTP_CODES = {

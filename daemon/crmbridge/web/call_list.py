@@ -1,21 +1,27 @@
 """The call list over HTTP: `GET /calls?number=033004799`.
 
-Any spelling of the number finds its calls. Also `ext`, `direction` (`in` or `out`), `since`, `until`, `limit` (1 to
-1,000, default 100) and `cursor`. The answer, newest first:
+Any spelling of the number finds its calls. Also `ext`, `direction` (`in` or `out`), `since`, `until`, `ClientId`,
+`limit` (1 to 1,000, default 100) and `cursor`. The answer, newest first:
 `{"success":true,"result":[{"time":"2026-11-23 05:52:57","ext":"777","number":"033004799","duration":2,
 "filename":"","incoming":true}],"cursor":"…"}`. `cursor` is there when there is more: the same request with it gives the
-next page, and nothing is left out or repeated when calls come in between.
+next page, and nothing is left out or repeated when calls come in between. Only calls of those clients are shown that
+the credentials are for.
 
 `time` is written as SQL's DATETIME, in the PBX's time zone: that is what the CRM reads from a database, and the same
 call must not differ between here and there. `since` and `until` take a date, that form, or ISO 8601; without an offset
 they mean the PBX's time zone. `since` is included, `until` is not, but a date alone means its whole day. `duration` is
-in seconds, 0 for a missed call. `ext` is empty for a missed call that rang nobody.
+in seconds, 0 for a missed call. `ext` is empty for a missed call that rang nobody. `link`, where recordings are served,
+opens the recording without credentials for a while.
+
+While the list's database is away, the answer is 503 `call_list_unavailable` within a few seconds. Nothing else of the
+bridge notices.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Protocol
 
@@ -25,15 +31,23 @@ from multidict import MultiMapping
 from crmbridge.calls.history import CallRow, Page, Position
 from crmbridge.web import parameters
 from crmbridge.web.access import Grant
-from crmbridge.web.answers import ProblemError, answer
+from crmbridge.web.answers import ProblemError, answer, squeezed
 from crmbridge.web.connection import GRANT
+from crmbridge.web.outage import Outage
 
 DEFAULT_LIMIT = 100
 LARGEST_LIMIT = 1000
+ANSWER_S = 8.0
+"""How long the list may take, should what is handed in not have a limit of its own. A lookup takes milliseconds."""
+RETRY_S = 10
+"""When it makes sense to ask again while the list is away."""
+AT_ONCE = 100
+"""Lines that are written before others get their turn: with links, a millisecond's work."""
 
 _DIRECTIONS = {None: None, "in": True, "out": False}
-_KNOWN = frozenset({"number", "ext", "direction", "since", "until", "limit", "cursor"})
-_CURSOR = re.compile(r"([0-9]{1,10})-([0-9]{1,18})", re.ASCII)
+_KNOWN = frozenset({"number", "ext", "direction", "since", "until", "limit", "cursor", "ClientId"})
+_CURSOR = re.compile(r"([0-9]{1,10})-([0-9]{1,19})", re.ASCII)
+_LARGEST_ID = 2**63 - 1
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 _INSTANT = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2})?(\.[0-9]{1,6})?(Z|[+ -][0-9]{2}:?[0-9]{2})?", re.ASCII
@@ -41,12 +55,13 @@ _INSTANT = re.compile(
 
 
 class ByNumber(Protocol):
-    """Finds calls, newest first; `after` is where an earlier Page ended."""
+    """Finds calls, newest first; `after` is where an earlier Page ended. `client_ids`: whose; None: everybody's."""
 
     async def __call__(
         self,
         key: str,
         *,
+        client_ids: Collection[str] | None = None,
         extension: str | None = None,
         incoming: bool | None = None,
         since_at: datetime | None = None,
@@ -54,6 +69,11 @@ class ByNumber(Protocol):
         limit: int = DEFAULT_LIMIT,
         after: Position | None = None,
     ) -> Page: ...
+
+
+def no_link(filename: str, client_id: str) -> None:
+    """What `link` is where no recordings are served."""
+    del filename, client_id
 
 
 class CallListing:
@@ -65,15 +85,26 @@ class CallListing:
         self,
         *,
         by_number: ByNumber,
+        refusal: type[Exception],
         key: Callable[[str], str],
         timezone: tzinfo,
-        owns: Callable[[str, str], bool],
+        link: Callable[[str, str], str | None] = no_link,
     ) -> None:
-        """`key`: the same for all spellings of a number; `timezone`: the PBX's; `owns(client_id, extension)`."""
+        """`refusal`: what `by_number` raises while its database is away. `key`: the same for all spellings of a number.
+
+        `timezone`: the PBX's. `link`: what opens a client's recording without credentials, None where nothing does.
+        """
         self._by_number = by_number
+        self._refusal = refusal
         self._key = key
         self._timezone = timezone
-        self._owns = owns
+        self._link = link
+        self._outage = Outage("call_list")
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the last request found the list's database away."""
+        return self._outage.is_away
 
     def routes(self) -> Iterable[web.RouteDef]:
         """One path."""
@@ -88,11 +119,11 @@ class CallListing:
         direction = parameters.optional(values, "direction")
         if direction not in _DIRECTIONS:
             raise parameters.malformed("direction", "must be in or out")
-        number, extension = parameters.required(values, "number"), parameters.optional(values, "ext")
-        self._check(request[GRANT], extension)
-        page = await self._by_number(
+        number = parameters.required(values, "number")
+        page = await self._found(
             self._number(number),
-            extension=extension,
+            client_ids=_client_ids(request[GRANT], parameters.optional(values, "ClientId")),
+            extension=parameters.optional(values, "ext"),
             incoming=_DIRECTIONS[direction],
             since_at=self._instant(values, "since"),
             until_at=self._instant(values, "until"),
@@ -100,20 +131,42 @@ class CallListing:
             after=_position(parameters.optional(values, "cursor")),
         )
         more = {"cursor": "{}-{}".format(*page.after)} if page.after else {}
-        return answer({"success": True, "result": [self._shown(row) for row in page.rows], **more})
+        result = await self._lines(page.rows)
+        # The links, which are all that is secret here, differ from one second to the next, and nothing of the request
+        # is in the answer: its length tells nothing, however often somebody has it made.
+        return squeezed(answer({"success": True, "result": result, **more}), request)
 
-    def _check(self, grant: Grant, extension: str | None) -> None:
-        """Raise ProblemError where this extension's calls are not for who asks.
-
-        A client with credentials of its own sees one of its extensions at a time: the list does not know yet whose a
-        missed call is that rang nobody. Once it knows each row's ClientId, that is what is to be filtered by here.
-        """
-        if grant.client_ids is None or (extension and any(self._owns(one, extension) for one in grant.client_ids)):
-            return
-        message = (
-            "these credentials show the calls of one extension of this client at a time: ext is missing or not its"
-        )
-        raise ProblemError(403, "extension_not_allowed", message)
+    async def _found(
+        self,
+        key: str,
+        *,
+        client_ids: Collection[str] | None,
+        extension: str | None,
+        incoming: bool | None,
+        since_at: datetime | None,
+        until_at: datetime | None,
+        limit: int,
+        after: Position | None,
+    ) -> Page:
+        """The calls. Raises ProblemError while they can't be had."""
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                page = await self._by_number(
+                    key,
+                    client_ids=client_ids,
+                    extension=extension,
+                    incoming=incoming,
+                    since_at=since_at,
+                    until_at=until_at,
+                    limit=limit,
+                    after=after,
+                )
+        except (self._refusal, TimeoutError) as error:
+            self._outage.begins(str(error) or f"the call list's database did not answer within {ANSWER_S:g} s")
+            message = "the call list can't be read at present; ask again later, the bridge's log says why"
+            raise ProblemError(503, "call_list_unavailable", message, {"Retry-After": str(RETRY_S)}) from None
+        self._outage.ends()
+        return page
 
     def _number(self, written: str) -> str:
         # An unescaped `+` in a query string is a space.
@@ -142,15 +195,37 @@ class CallListing:
         wall = datetime.fromisoformat(head + offset) + timedelta(days=days)
         return (wall if wall.tzinfo else wall.replace(tzinfo=self._timezone)).astimezone(UTC)
 
+    async def _lines(self, rows: list[CallRow]) -> list[dict[str, object]]:
+        lines: list[dict[str, object]] = []
+        for row in rows:
+            lines.append(self._shown(row))
+            if len(lines) % AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return lines
+
     def _shown(self, row: CallRow) -> dict[str, object]:
-        return {
-            "time": row.started_at.astimezone(self._timezone).strftime("%Y-%m-%d %H:%M:%S"),
+        line: dict[str, object] = {
+            "time": row.started_at.astimezone(self._timezone).isoformat(" ", "seconds")[:19],
             "ext": row.extension,
             "number": row.number,
             "duration": row.talk_s,
             "filename": row.filename,
             "incoming": row.incoming,
         }
+        if row.filename and (link := self._link(row.filename, row.client_id)):
+            line["link"] = link
+        return line
+
+
+def _client_ids(grant: Grant, wanted: str | None) -> frozenset[str] | None:
+    """Whose calls are shown; None: everybody's."""
+    if wanted is None:
+        return grant.client_ids
+    if not wanted:
+        raise parameters.malformed("ClientId", "is empty")
+    if not grant.is_for(wanted):  # nobody is to learn who else is here
+        raise ProblemError(403, "unknown_client", "no client with this ClientId")
+    return frozenset({wanted})
 
 
 def _limit(text: str | None) -> int:
@@ -165,6 +240,6 @@ def _position(cursor: str | None) -> Position | None:
     if cursor is None:
         return None
     match = _CURSOR.fullmatch(cursor)
-    if not match:
+    if not match or int(match[2]) > _LARGEST_ID:
         raise parameters.malformed("cursor", "is none that an earlier answer had")
     return Position(int(match[1]), int(match[2]))

@@ -17,7 +17,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
 from crmbridge.web.access import Access, Grant
-from crmbridge.web.answers import problem_of
+from crmbridge.web.answers import SERVER, problem_of
 from crmbridge.web.tls import Doorway
 
 log = structlog.get_logger("crmbridge.http")
@@ -29,6 +29,8 @@ GRANT = web.RequestKey("grant", Grant)
 
 MOST_CONNECTIONS = 256
 """At once, from those who may ask; each costs a file descriptor and some 50 kB."""
+MOST_READERS = 64
+"""At once, from addresses that may do nothing but follow links to recordings (which may be the whole world)."""
 MOST_STRANGERS = 16
 """At once, from addresses that would only be told that they may not ask."""
 IDLE_S = 30.0
@@ -50,7 +52,8 @@ class Connections:
         self._access = access
         self._log_class = access_log(hidden)
         self._tls = tls
-        self._open: dict[Connection | Doorway, bool] = {}
+        self._open: dict[Connection | Doorway, str] = {}
+        """Each with the kind of those with whom it shares a limit: nobody takes the CRM's places by holding others."""
         self.loop = asyncio.get_running_loop()
 
     def __call__(self) -> Connection | Doorway:
@@ -70,12 +73,16 @@ class Connections:
 
     def admit(self, connection: Connection | Doorway, peer: str | None) -> bool:
         """Take up a connection, or say that there are too many of its kind."""
-        known = self._access.may_connect(peer)
-        most = MOST_CONNECTIONS if known else MOST_STRANGERS
-        if sum(1 for kind in self._open.values() if kind is known) >= most:
+        if self._access.may_connect(peer):
+            kind, most = "known", MOST_CONNECTIONS
+        elif self._access.may_connect_for_links(peer):
+            kind, most = "readers", MOST_READERS
+        else:
+            kind, most = "strangers", MOST_STRANGERS
+        if sum(1 for one in self._open.values() if one == kind) >= most:
             log.warning("http.too_many_connections", address=peer, most=most)
             return False
-        self._open[connection] = known
+        self._open[connection] = kind
         return True
 
     def gone(self, connection: Connection | Doorway) -> None:
@@ -135,7 +142,7 @@ class Connection(web.RequestHandler):
         if isinstance(resp, web.HTTPException) and resp.status >= HTTPStatus.BAD_REQUEST:
             resp = problem_of(resp.status).answer()
         if not resp.prepared:
-            resp.headers["Server"] = "crmbridge"
+            resp.headers["Server"] = SERVER
         return await super().finish_response(request, resp, start_time)
 
 

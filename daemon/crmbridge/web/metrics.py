@@ -49,6 +49,7 @@ class Readings:
     intake_waiting: int
     intake_lag_s: float
     intake_dropped: int
+    call_list_up: bool
     clicks: int
     click_codes: Mapping[str, int]
     click_outcomes: Mapping[str, int]
@@ -66,6 +67,7 @@ _GAUGES = {
     "calls": ("calls", "Calls from outside that are in progress."),
     "channels": ("channels", "Channels of the PBX that are followed."),
     "intake_waiting": ("intake_waiting_frames", "The PBX's events that wait to be worked off."),
+    "call_list_up": ("call_list_up", "0 while the call list's database is away, as the last request for it found."),
     "clicks": ("clicks_in_progress", "Clicks that are being placed, or whose call is not over."),
     "intake_lag_s": ("intake_lag_seconds", "How long the oldest of these has waited."),
 }

@@ -1,7 +1,8 @@
 """The HTTP server: who may come in, errors as JSON, start and stop. What is served are its parts' routes.
 
 Every request passes the address list first, then needs the credentials, whatever the path; who fails too often must
-wait. Only open parts (health, readiness) ask for no credentials, and answer this machine itself, too.
+wait. Only open parts (health, readiness) ask for no credentials, and answer this machine itself, too; and a signed link
+(to a recording) is followed without any, also from addresses that may do nothing else.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from http import HTTPStatus
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import structlog
 from aiohttp import web
@@ -48,6 +49,14 @@ class Part(Protocol):
         """End what is still under way; no request comes any more."""
 
 
+@runtime_checkable
+class Linked(Part, Protocol):
+    """A part to which signed links lead."""
+
+    def follows(self, request: web.Request) -> bool:
+        """Whether a link in this request opens what it asks for. Raises ProblemError where it has a bad one."""
+
+
 class Server:
     """Serves its parts at one address."""
 
@@ -73,6 +82,7 @@ class Server:
         self._clock = clock
         self._attempts = Attempts()
         self._open: set[object] = set()
+        self._follows: dict[object, Callable[[web.Request], bool]] = {}
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None
         self._connections: Connections | None = None
@@ -137,6 +147,8 @@ class Server:
             for route in application.add_routes(part.routes()):
                 if not part.needs_credentials:
                     self._open.add(route.handler)
+                if isinstance(part, Linked):
+                    self._follows[route.handler] = part.follows
         return application
 
     @web.middleware
@@ -163,6 +175,9 @@ class Server:
         client = self._access.client(peer, forwarded)
         if client is not None:
             request[CLIENT] = str(client)
+        follows = self._follows.get(request.match_info.handler)
+        if follows is not None and self._access.may_follow(client) and follows(request):
+            return await handler(request)
         is_open = request.match_info.handler in self._open
         itself = client or (None if forwarded else address(peer or ""))
         if not (self._access.may_ask(client) or (is_open and itself is not None and itself.is_loopback)):
