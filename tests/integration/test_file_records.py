@@ -118,21 +118,19 @@ async def test_a_bell_makes_it_look_at_once(path: Path, calls: CallList) -> None
 
 async def test_half_a_line_is_waited_for(path: Path, calls: CallList) -> None:
     whole = line(record(NOW, 2, src="0330047\n99"))  # a line break in a value, too
+    files = CdrFiles(path, from_line("pbx", HERE))
     append(path, record(NOW, 1))
+    place = files.part(path, files.beginning(path)).place
+    for n in (10, whole.index("\n") + 1, len(whole) - 1):
+        path.write_text(line(record(NOW, 1)) + whole[:n])
+        part = files.read(place)
+        assert (part.records, part.place, part.more) == ([], place, False)
     async with following_file(path, calls) as followed:
         await followed.has(1)
-        place = followed.records._place
-        assert place is not None
-        for cut in (10, whole.index("\n") + 1, len(whole) - 1):
-            before = path.read_text()
-            with path.open("a") as file:
-                file.write(whole[len(before) - len(line(record(NOW, 1))) : cut])
-            await until(lambda: True)
-            part = await asyncio.to_thread(followed.records._files.read, place)
-            assert (part.records, part.place) == ([], place)
         with path.open("a") as file:
             file.write("\n")
-        await followed.has(1, 2)
+        await until(lambda: followed.records._place is not None and followed.records._place.line == 3)
+    assert [one.src for one in files.read(place).records] == ["033004799"]
 
 
 def renamed(path: Path) -> Path:
