@@ -176,6 +176,17 @@ async def test_the_user_can_only_read(fresh: Fresh, opened: Opened) -> None:
         await table.shape()  # a new connection
 
 
+async def test_what_an_old_server_does_not_know_is_done_without(fresh: Fresh, opened: Opened) -> None:
+    fresh.sql(FREEPBX.format(engine="InnoDB") + insert([record(BEGAN)]))
+    table = opened()
+    await table.shape()
+    connection = table._connection
+    for asked in ("TRANSACTION OF NO KIND", "no_such_limit = 10"):
+        await table._set(asked)
+    assert await table.read(*EVER) == [record(BEGAN)]
+    assert table._connection is connection
+
+
 def settings(source: str) -> Settings:
     return parse(
         {
