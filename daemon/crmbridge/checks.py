@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import ssl
@@ -14,6 +15,8 @@ import aiohttp
 from crmbridge import app, build
 from crmbridge.config import Settings
 from crmbridge.pbx.ami import PASSING, LoginRefusedError, explain
+from crmbridge.pbx.cdr_columns import NO_INDEX
+from crmbridge.pbx.cdr_table import SourceError
 from crmbridge.store.outbox import open_outbox
 from crmbridge.store.schema import StoreError
 from crmbridge.web import tls
@@ -38,6 +41,7 @@ async def all_links(settings: Settings) -> list[Link]:
     results = [Link("settings", ok=True, found="no mistakes")]
     results.append(await _state(settings))
     results.extend([link async for link in _ami(settings)])
+    results.append(await _records(settings))
     results.append(await _crm(settings))
     results.append(_http(settings))
     results.extend(_tls(settings))
@@ -54,6 +58,33 @@ async def _state(settings: Settings) -> Link:
     except StoreError as error:
         return Link("outbox", ok=False, found=str(error))
     return Link("outbox", ok=True, found=", ".join(f"{n} {state}" for state, n in counts.items() if n) or "empty")
+
+
+async def _records(settings: Settings) -> Link:
+    """Where call records come from."""
+    source = settings.cdr.source.get_secret_value()
+    if source == "ami":
+        return Link("call records", ok=True, found="AMI events: what ends without a session is in no call list")
+    try:
+        if source.startswith("/"):
+            files = await asyncio.to_thread(build.cdr_files(settings).all)
+            return Link("call records", ok=True, found=", ".join(map(str, files)))
+        return await _table(settings)
+    except SourceError as error:
+        return Link("call records", ok=False, found=str(error))
+
+
+async def _table(settings: Settings) -> Link:
+    table = build.cdr_table(settings)
+    try:
+        shape, span = await table.shape(), await table.span()
+    finally:
+        await table.close()
+    if not shape.indexed:
+        return Link("call records", ok=False, found=NO_INDEX.format(column=shape.calldate, table=settings.cdr.table))
+    lacking = f"; it has no {', '.join(shape.lacking)} (docs/call-records.md)" if shape.lacking else ""
+    latest = datetime.fromtimestamp(span[1], UTC).replace(tzinfo=None) if span else "none yet"
+    return Link("call records", ok=True, found=f"table {settings.cdr.table}, the latest of {latest}{lacking}")
 
 
 def _folder(settings: Settings) -> Link:

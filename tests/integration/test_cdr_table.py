@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import asyncmy
@@ -13,6 +14,8 @@ from structlog.testing import capture_logs
 from tests.integration.cdr_tables import FREEPBX, HERE, insert, reader, record
 from tests.integration.conftest import Fresh
 
+from crmbridge import checks
+from crmbridge.config import Settings, parse
 from crmbridge.pbx import cdr_table
 from crmbridge.pbx.cdr_table import CdrTable, SourceError, TooSlowError
 
@@ -171,3 +174,51 @@ async def test_the_user_can_only_read(fresh: Fresh, opened: Opened) -> None:
         with pytest.raises(SourceError, match=r"denied|READ ONLY"):
             await table._rows(statement)
         await table.shape()  # a new connection
+
+
+async def test_what_an_old_server_does_not_know_is_done_without(fresh: Fresh, opened: Opened) -> None:
+    fresh.sql(FREEPBX.format(engine="InnoDB") + insert([record(BEGAN)]))
+    table = opened()
+    await table.shape()
+    connection = table._connection
+    for asked in ("TRANSACTION OF NO KIND", "no_such_limit = 10"):
+        await table._set(asked)
+    assert await table.read(*EVER) == [record(BEGAN)]
+    assert table._connection is connection
+
+
+def settings(source: str) -> Settings:
+    return parse(
+        {
+            "crm": {"url": "https://crm.example/webservice.php", "client_id": "10"},
+            "ami": {"username": "x", "secret": "y"},
+            "http": {"username": "u", "password": "p"},
+            "cdr": {"source": source, "timezone": "Asia/Jerusalem"},
+        },
+        source="test",
+    )
+
+
+async def test_check_tries_the_table(fresh: Fresh) -> None:
+    fresh.sql(FREEPBX.format(engine="InnoDB") + insert([record(BEGAN)]))
+    source = reader(fresh.server, fresh.name)
+    link = await checks._records(settings(source))
+    assert (link.ok, link.found) == (True, "table cdr, the latest of 2026-11-23 07:50:00")
+    fresh.sql("ALTER TABLE cdr DROP COLUMN linkedid; DELETE FROM cdr")
+    link = await checks._records(settings(source))
+    assert (link.ok, "none yet; it has no linkedid" in link.found) == (True, True)
+    fresh.sql("DROP INDEX calldate ON cdr")
+    link = await checks._records(settings(source))
+    assert not link.ok
+    assert link.found.endswith("CREATE INDEX calldate ON cdr (calldate)")
+    link = await checks._records(settings(source.replace(":secret", ":wrong")))
+    assert not link.ok
+    assert "check user and password" in link.found
+
+
+async def test_check_tries_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "crmbridge.csv"
+    assert not (await checks._records(settings(str(file)))).ok
+    file.touch()
+    link = await checks._records(settings(str(file)))
+    assert (link.ok, link.found) == (True, str(file))

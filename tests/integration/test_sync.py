@@ -18,13 +18,13 @@ import pytest
 from tests.integration.cdr_tables import FREEPBX, HERE, HISTORY, KEY, insert, reader, record
 from tests.integration.conftest import Fresh
 
-from crmbridge import sync, sync_sources
+from crmbridge import sync
 from crmbridge.calls.cdr import Cdr
 from crmbridge.calls.cdr_csv import OURS, from_line
 from crmbridge.calls.gathering import calls_of
 from crmbridge.calls.history import CallRow
 from crmbridge.pbx.cdr_file import CdrFiles
-from crmbridge.pbx.cdr_table import CdrTable
+from crmbridge.pbx.cdr_table import CdrTable, TooSlowError
 from crmbridge.pbx.pace import Pace
 from crmbridge.store.call_list import CallList, open_call_list
 from crmbridge.store.engine import sqlite_url
@@ -242,7 +242,7 @@ async def test_ranges_that_take_too_long_are_read_in_parts(
 
     async def slow(since_s: int, until_s: int, linkedids: Iterable[str] = ()) -> list[Cdr]:
         if until_s - since_s > 5000:
-            raise sync_sources.TooSlowError("too slow")
+            raise TooSlowError("too slow")
         return await read(since_s, until_s, list(linkedids))
 
     monkeypatch.setattr(past._table, "read", slow)
@@ -354,10 +354,14 @@ def test_the_command_refuses_what_has_no_history(tmp_path: Path, settings: Calla
     assert (done.returncode, done.stdout) == (2, "")
     assert "cdr.source is ami" in done.stderr
     done = subprocess.run(
-        command("sync", "-c", str(settings(f"{tmp_path}/none.csv"))), check=False, capture_output=True, timeout=60
+        command("sync", "-c", str(settings(f"{tmp_path}/none.csv"))),
+        check=False,
+        capture_output=True,
+        timeout=60,
+        text=True,
     )
     assert done.returncode == 69
-    assert b"none.csv is not there" in done.stderr
+    assert "none.csv is not there" in done.stderr
 
 
 @pytest.mark.needs("mariadb")

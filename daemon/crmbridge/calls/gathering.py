@@ -25,8 +25,8 @@ again."""
 LONGEST_CALL_S = 86400
 """What is taken for the longest call: a day. Asterisk has no limit of its own; the longest that people have are
 conferences of a working day and lines that nobody hung up over night."""
-MOST_REMEMBERED = 100_000
-"""Calls that were given away, by linkedid: some 20 MB."""
+MOST_REMEMBERED = 50_000
+"""Calls that were given away, by linkedid: some 10 MB."""
 _AHEAD_S = 2
 """A record starts within this of its channel's making, which the id tells."""
 

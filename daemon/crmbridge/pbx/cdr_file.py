@@ -75,6 +75,8 @@ class CdrFiles:
         self.path = path
         self._read = read
         self._told = 0
+        self._unchanged: tuple[object, ...] | None = None
+        """What it was like when nothing had been added."""
 
     # The whole of it
 
@@ -140,11 +142,14 @@ class CdrFiles:
         """What follows that place, wherever the file is now. Raises SourceError."""
         try:
             current = self.path.stat() if self.path.exists() else None
-            if current and (current.st_dev, current.st_ino) == place[:2]:
-                if current.st_size == place.offset:
+            if current and (current.st_dev, current.st_ino) == place[:2] and current.st_size >= place.offset:
+                state = (*place, current.st_size, current.st_mtime_ns)
+                if state == self._unchanged:
                     return Part([], place, more=False)
-                if current.st_size > place.offset and self._is_same(self.path, place):
-                    return self.part(self.path, place)
+                if self._is_same(self.path, place):
+                    part = self.part(self.path, place)
+                    self._unchanged = state if part.place == place else None
+                    return part
             return self._elsewhere(place, gone=current is None)
         except _ERRORS as error:
             raise self._explained(error) from error

@@ -51,6 +51,8 @@ _HINTS = {
 }
 _NO_TIME = {1969, 3024, 1317}
 """max_statement_time, max_execution_time, somebody's KILL QUERY."""
+_UNKNOWN = {1064, 1193}
+"""A syntax, or a variable, of later versions."""
 
 
 class SourceError(Exception):
@@ -128,13 +130,22 @@ class CdrTable:
             limit = f"max_statement_time = {QUERY_S}"
             if "mariadb" not in version.lower():
                 limit = f"max_execution_time = {QUERY_S * 1000}"
-            await self._rows("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, READ ONLY")
-            await self._rows(f"SET SESSION {limit}")
+            for asked in ("TRANSACTION ISOLATION LEVEL READ COMMITTED", "TRANSACTION READ ONLY", limit):
+                await self._set(asked)
         except BaseException as error:
             await self.close()
             if isinstance(error, SourceError) or not isinstance(error, Exception):
                 raise
             raise self._explained(error) from error
+
+    async def _set(self, asked: str) -> None:
+        """Ask for this in our session. MariaDB before 10.1 and MySQL before 5.7 know less, and are read as well."""
+        try:
+            async with asyncio.timeout(_ANSWER_S), self._connection.cursor() as cursor:
+                await cursor.execute(f"SET SESSION {asked}")
+        except MySQLError as error:
+            if _code(error) not in _UNKNOWN:
+                raise
 
     async def _rows(self, query: str, values: Sequence[str] = ()) -> Sequence[tuple[Any, ...]]:
         try:
