@@ -93,6 +93,7 @@ class Conversations:
         for row in rows:
             self._by_channel.setdefault(row.cdr.channel, []).append(row)
             self._by_dstchannel.setdefault(row.cdr.dstchannel, []).append(row)
+        self._alone = all(row.cdr.uniqueid == row.cdr.linkedid for row in rows)
         self._outbound = self._dialed()
         self._inbound = self._called_in()
 
@@ -189,8 +190,9 @@ class Conversations:
 
     def _rang_in_vain(self, row: Row) -> bool:
         """Nobody answered; a Local is answered with nobody behind it where a transfer was hung up while it rang."""
-        behind = self._by_channel.get(f"{row.cdr.dstchannel[:-1]}2", ()) if row.b.side is Side.LOCAL else ()
-        return not row.answered or (bool(behind) and not any(one.answered for one in behind))
+        if row.answered and row.b.side is Side.LOCAL and not self._alone:
+            return not any(one.answered for one in self._by_channel.get(f"{row.cdr.dstchannel[:-1]}2", ()))
+        return not row.answered
 
     def _extension_with(self, leg: str, row: Row) -> str:
         """The extension that this record pairs with the leg, or nothing."""
@@ -203,9 +205,11 @@ class Conversations:
         return ""
 
     def _named_by(self, local: str) -> str:
-        """The extension in a Local's name, where no record tells what became of it (`Local/102@from-queue-…;1`)."""
+        """The extension in a Local's name (`Local/102@from-queue-…;1`), where records stand alone: no linkedid."""
+        if not self._alone:
+            return ""
         named = local.partition("/")[2].partition("@")[0]
-        return named if self._is_extension(named) and f"{local[:-1]}2" not in self._by_channel else ""
+        return named if self._is_extension(named) else ""
 
     def _meant(self, leg: str) -> str:
         """The extension that was dialed, where no phone has a record."""
