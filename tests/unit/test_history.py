@@ -302,6 +302,7 @@ def test_seconds_begin_when_other_phones_stopped_ringing_for_a_caller_who_was_up
         (record("PJSIP/trunk-bezeq-1", "PJSIP/778-3", disposition="BUSY", duration_s=0, billsec_s=0), 30),
         (record("PJSIP/trunk-bezeq-1", "PJSIP/778-3", disposition="NO ANSWER", duration_s=30), 1),
         (record("PJSIP/trunk-bezeq-1", "PJSIP/778-3", disposition="NO ANSWER", duration_s=31), 30),  # of another time
+        (record("PJSIP/trunk-bezeq-1", "", disposition="NO ANSWER", duration_s=12), 30),  # no phone
     ):
         assert lines(HISTORY.rows([answered, other])) == [("777", CALLER, seconds, True)]
 

@@ -179,7 +179,7 @@ class Conversations:
             return one.billsec_s  # nothing to compare with, or A was answered when B was
         ended_at, seconds = _ended_at(one), one.billsec_s
         for other in others:
-            if other.cdr.dstchannel == one.dstchannel or not self._rang_in_vain(other):
+            if other.cdr.dstchannel in ("", one.dstchannel) or not self._rang_in_vain(other):
                 continue
             stopped_at = _ended_at(other.cdr)
             if one.start_at < stopped_at <= ended_at:
