@@ -126,10 +126,13 @@ class Conversations:
 
         Empty for a leg that was dialed (by AppDial, as its record would say), in a call that was another one then.
         """
-        dids = [row.cdr.did for row in self._by_channel[leg]]
-        dialed = [row.cdr.dst for row in self._by_channel[leg]]
+        rows = self._by_channel[leg]
+        for row in rows:
+            if row.cdr.did:
+                return row.cdr.did
         # A transfer puts its own target into the record of what came before it.
-        return next(filter(None, [*dids, *filter(self._is_outside, dialed), *dialed]), "")
+        dialed = [row.cdr.dst for row in rows]
+        return next(filter(None, [*filter(self._is_outside, dialed), *dialed]), "")
 
     def _is_outside(self, dialed: str) -> bool:
         return is_outside(dialed, self._is_extension)
@@ -139,8 +142,7 @@ class Conversations:
     def _incoming(self, leg: str) -> Leg:
         first, talks, pairs = self._inbound[leg], dict[str, list[Row]](), list[tuple[str, Row]]()
         for row in self._rows:
-            extension = self._extension_with(leg, row)
-            if extension:
+            if extension := self._extension_with(leg, row):
                 pairs.append((extension, row))
                 if row.talked and self._outer_answered(row.cdr.channel):
                     talks.setdefault(extension, []).append(row)
@@ -196,7 +198,7 @@ class Conversations:
 
     def _extension_with(self, leg: str, row: Row) -> str:
         """The extension that this record pairs with the leg, or nothing."""
-        if row.b.side is Side.EXTENSION and self._origin(row) == leg:
+        if row.b.side is Side.EXTENSION and (row.cdr.channel == leg or self._origin(row) == leg):
             return row.b.extension
         if row.a.side is Side.EXTENSION and row.cdr.dstchannel == leg:
             return row.a.extension
