@@ -169,6 +169,7 @@ async def _gone_in_announcement(stage: Stage, did: str) -> None:
     caller = stage.outside(did)
     await (await stage.phone("779").called()).until_ringing()
     await (await stage.phone("778").called()).until_answered()
+    await stage.ami.until(lambda frame: frame.get("Event") == "DialEnd" and frame["DialStatus"] == "ANSWER")
     await caller.hang_up()
 
 
