@@ -62,7 +62,7 @@ bench: venv
 fuzz: venv
 	$(BIN)/python -m tests.bench.frames $(ARGS)
 
-# Records calls of the lab's live Asterisks into tests/traces (root): make record ARGS='--version 22 did_answered'
+# Records calls of the lab's live Asterisks into tests/traces and tests/records (root): make record ARGS='--version 22 did_answered'
 record: venv
 	$(BIN)/python -m tests.asterisk.record $(ARGS)
 

@@ -13,8 +13,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from tests.asterisk.lab import mariadb
 from tests.asterisk.lab import pbx as lab_pbx
 from tests.asterisk.lab.bridge import CRM
+from tests.asterisk.lab.cdr import CdrTable, attached
+from tests.asterisk.lab.mariadb import Database
 from tests.asterisk.lab.network import Network
 from tests.asterisk.lab.pbx import Pbx
 from tests.asterisk.lab.rootfs import RECIPES, BuildError, root_filesystem
@@ -37,6 +40,8 @@ class Lab:
         self._run = run
         self._roots: dict[str, Path] = {}
         self._running: dict[str, Pbx] = {}
+        self._database: Database | None = None
+        self._tables: dict[Pbx, CdrTable] = {}
 
     def root(self, version: str) -> Path:
         """A root filesystem; it is built over the network, and where that can't be had the running test is skipped."""
@@ -57,6 +62,15 @@ class Lab:
             network = self._stack.enter_context(Network())
             self._running[version] = self._stack.enter_context(lab_pbx.running(version, self.root(version), network))
         return self._running[version]
+
+    def records(self, pbx: Pbx) -> CdrTable:
+        """The table into which a running Asterisk writes its call records, from when it is first asked for."""
+        if self._database is None:
+            network = self._stack.enter_context(Network())
+            self._database = self._stack.enter_context(mariadb.running(network))
+        if pbx not in self._tables:
+            self._tables[pbx] = attached(pbx, self._database)
+        return self._tables[pbx]
 
 
 @contextmanager
@@ -89,6 +103,14 @@ def pbx(root: tuple[str, Path], lab: Lab, request: pytest.FixtureRequest) -> Ite
     yield pbx
     if pbx.is_running and not pbx.is_idle():
         pbx.stop()  # with the calls that the test has left in it: the next one gets another
+
+
+@pytest.fixture
+def records(pbx: Pbx, lab: Lab) -> CdrTable:
+    """An empty table, into which the running Asterisk writes its call records. The test needs "mariadb"."""
+    table = lab.records(pbx)
+    table.clear()
+    return table
 
 
 @pytest.fixture

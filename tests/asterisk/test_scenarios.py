@@ -1,5 +1,5 @@
-"""Each kind of call on a real Asterisk: the phones see and hear what is declared, and from what our AMI user was sent
-the CRM is told that.
+"""Each kind of call on a real Asterisk: the phones see and hear what is declared; from what our AMI user was sent the
+CRM is told that, and from the call records in the database the call list shows that.
 """
 
 from __future__ import annotations
@@ -8,11 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tests.asterisk.lab.cdr import CdrTable
 from tests.asterisk.lab.pbx import Pbx
 from tests.asterisk.lab.rootfs import RECIPES
 from tests.asterisk.lab.stage import perform
 from tests.asterisk.record import write
 from tests.asterisk.scenarios import SCENARIOS
+from tests.recorded import as_cdr, differing_in_short, history_of, shown
 
 from crmbridge.calls.channels import Endpoints
 from crmbridge.calls.clients import Clients
@@ -23,19 +25,23 @@ from crmbridge.demo import traces
 from crmbridge.demo.traces import Told, Trace
 from crmbridge.pbx.wire import FrameReader
 
-pytestmark = pytest.mark.needs("asterisk")
+pytestmark = pytest.mark.needs("asterisk", "mariadb")
 AT = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 PLAYED = [(version, one.name) for version in sorted(RECIPES) for one in SCENARIOS.values() if version in one.versions]
 
 
-def told(trace: Trace) -> list[Told]:
-    """What the CRM would be told."""
-    endpoints = Endpoints(
+def known(trace: Trace) -> Endpoints:
+    """Whose phones are whose, as the administrator says."""
+    return Endpoints(
         extensions=trace.extensions,
         trunks=trace.trunks,
         endpoints=trace.endpoints,
         inbound_contexts=trace.inbound_contexts or PbxSettings().inbound_contexts,
     )
+
+
+def told(trace: Trace, endpoints: Endpoints) -> list[Told]:
+    """What the CRM would be told. Which endpoints are trunks is learned from the call."""
     numbers = Numbers(region="IL", form="national", anonymous="anonymous")
     tracker = Tracker(pbx="pbx", endpoints=endpoints, clients=Clients("10"), caller=numbers.caller)
     events = [event for frame in FrameReader().feed(trace.raw) for event in tracker.handle(frame, AT)]
@@ -44,9 +50,13 @@ def told(trace: Trace) -> list[Told]:
 
 
 @pytest.mark.parametrize(("root", "name"), PLAYED, indirect=["root"])
-async def test_scenario(pbx: Pbx, name: str, tmp_path: Path) -> None:
+async def test_scenario(pbx: Pbx, records: CdrTable, name: str, tmp_path: Path) -> None:
     recording = await perform(pbx, SCENARIOS[name])
     assert not recording.disagreement()
     write(recording, tmp_path, asterisk=pbx.release())
     (trace,) = traces.read(tmp_path)
-    assert trace.right(told(trace)), told(trace)
+    endpoints = known(trace)
+    events = told(trace, endpoints)
+    assert trace.right(events), events
+    rows = await records.rows_of(recording.records)
+    assert not differing_in_short(shown(history_of(endpoints), map(as_cdr, rows)), recording.readable()), rows

@@ -12,17 +12,17 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.recorded import history, history_of
 
 from crmbridge.calls import cdr
 from crmbridge.calls.cdr import Cdr
-from crmbridge.calls.channels import Endpoints
-from crmbridge.calls.clients import Clients
-from crmbridge.calls.history import CallRow, History, is_extension, parties
-from crmbridge.calls.numbers import Numbers
+from crmbridge.calls.channels import Endpoints, parse_name
+from crmbridge.calls.clients import Client, Clients
+from crmbridge.calls.conversations import Leg, Row
+from crmbridge.calls.history import CallRow, History
 from crmbridge.demo.traces import Trace, read
 from crmbridge.pbx.wire import FrameReader
 
-NUMBERS = Numbers(region="IL", form="national", anonymous="anonymous")
 TRUNKS = ("PJSIP/Calls", "SIP/primario")  # of the recordings that don't name them
 JERUSALEM = ZoneInfo("Asia/Jerusalem")
 
@@ -56,7 +56,7 @@ RECORDED: dict[str, list[Line]] = {
     "freepbx/fp17like_did_ext_rtp": [("101", MOBILE, 3, True)],
     "freepbx/fp17like_queue_ringall_rtp": [("102", MOBILE, 3, True)],
     "freepbx/fp_issabel_did_ext": [("101", MOBILE, 3, True)],
-    "freepbx/fp_issabel_queue_direct_ringall_rtp": [("102", MOBILE, 7, True)],  # with the wait in the queue
+    "freepbx/fp_issabel_queue_direct_ringall_rtp": [("102", MOBILE, 4, True)],  # of 7 s since the queue answered
     "freepbx/fp_issabel_xfer_blind_refer": [("101", MOBILE, 5, True), ("102", MOBILE, 5, True)],
     "vanilla-16/04_noanswer_voicemail": [("777", CALLER, 0, True)],
     "vanilla-16/08r_queue_local_n_race": [("778", CALLER, 2, True)],
@@ -88,18 +88,13 @@ def recorded() -> dict[str, Trace]:
     return {trace.name.removeprefix("recorded/"): trace for trace in read(Path(__file__).parents[1] / "traces")}
 
 
-def history(extensions: str, trunks: tuple[str, ...], endpoints: dict[str, str] | None = None) -> History:
-    known = Endpoints(extensions=extensions, trunks=trunks, endpoints=endpoints)
-    return History(
-        party=parties(known),
-        is_extension=is_extension(known),
-        number=NUMBERS.caller,
-        key=NUMBERS.same,
-        client=Clients("10").of_call,
-    )
+def of_clients(*clients: Client) -> History:
+    known = Endpoints(extensions=r"7\d\d", trunks=TRUNKS_OF_777)
+    return history_of(known, Clients("10", clients))
 
 
-HISTORY = history(r"7\d\d", ("PJSIP/trunk-bezeq",))
+TRUNKS_OF_777 = ("PJSIP/trunk-bezeq", "PJSIP/trunk-cellcom")
+HISTORY = history(r"7\d\d", TRUNKS_OF_777)
 
 
 def calls(trace: Trace) -> list[list[Cdr]]:
@@ -245,8 +240,8 @@ def test_a_second_trunk_tried_after_a_busy_one_is_one_call() -> None:
     outgoing = {"src": "777", "dst": "0501234567"}
     rows = HISTORY.rows(
         [
-            record("PJSIP/777-1", "PJSIP/trunk-bezeq-2", disposition="BUSY", **outgoing),
-            record("PJSIP/777-1", "PJSIP/trunk-bezeq-3", sequence=2, **outgoing),
+            record("PJSIP/777-1", "PJSIP/trunk-bezeq-2", disposition="BUSY", duration_s=1, billsec_s=0, **outgoing),
+            record("PJSIP/777-1", "PJSIP/trunk-bezeq-3", sequence=2, start_at=BEGAN + timedelta(seconds=1), **outgoing),
         ]
     )
     assert lines(rows) == [("777", "0501234567", 9, False)]
@@ -277,6 +272,17 @@ def test_a_click_through_a_local_over_a_trunk_that_nobody_has_called_in_by() -> 
     assert lines(history(r"1\d\d", ()).rows(records)) == [("101", "0501234567", 1, False)]
 
 
+def test_a_customer_who_got_to_hear_the_agents_mailbox_has_talked_with_nobody() -> None:
+    """freepbx_click_into_mailbox (tests/records), heard to its end."""
+    click = {"linkedid": "crm-1"}
+    records = [
+        record("Local/777@from-internal-1;1", "PJSIP/trunk-bezeq-2", uniqueid="crm-1", dst="0501234567", **click),
+        record("Local/777@from-internal-1;2", "PJSIP/777-1", uniqueid="crm-1;2", disposition="NO ANSWER", **click),
+        record("Local/777@from-internal-1;2", "", uniqueid="crm-1;2", dst="vmu777", sequence=3, **click),
+    ]
+    assert lines(HISTORY.rows(records)) == [("777", "0501234567", 0, False)]
+
+
 def test_an_outgoing_call_given_to_a_colleague() -> None:
     rows = HISTORY.rows(
         [
@@ -285,6 +291,112 @@ def test_an_outgoing_call_given_to_a_colleague() -> None:
         ]
     )
     assert lines(rows) == [("777", "0501234567", 9, False), ("778", "0501234567", 9, False)]
+
+
+def test_seconds_begin_when_other_phones_stopped_ringing_for_a_caller_who_was_up_before() -> None:
+    """As 16 and 22 record a queue, or a menu and a ring group: queue_waits, ivr_then_group (tests/records)."""
+    up = {"duration_s": 30, "billsec_s": 30}
+    answered = record("PJSIP/trunk-bezeq-1", "PJSIP/777-2", **up)
+    for other, seconds in (
+        (record("PJSIP/trunk-bezeq-1", "PJSIP/778-3", disposition="NO ANSWER", duration_s=12, billsec_s=12), 18),
+        (record("PJSIP/trunk-bezeq-1", "PJSIP/778-3", disposition="BUSY", duration_s=0, billsec_s=0), 30),
+        (record("PJSIP/trunk-bezeq-1", "PJSIP/778-3", disposition="NO ANSWER", duration_s=30), 1),
+        (record("PJSIP/trunk-bezeq-1", "PJSIP/778-3", disposition="NO ANSWER", duration_s=31), 30),  # of another time
+        (record("PJSIP/trunk-bezeq-1", "", disposition="NO ANSWER", duration_s=12), 30),  # no phone
+    ):
+        assert lines(HISTORY.rows([answered, other])) == [("777", CALLER, seconds, True)]
+
+
+def test_a_caller_who_came_up_with_the_answer_has_talked_since() -> None:
+    talk = record("PJSIP/trunk-bezeq-1", "PJSIP/777-2", duration_s=30, billsec_s=20)
+    other = record("PJSIP/trunk-bezeq-1", "PJSIP/778-3", disposition="NO ANSWER", duration_s=29, billsec_s=0)
+    assert lines(HISTORY.rows([talk, other])) == [("777", CALLER, 20, True)]
+
+
+def test_nobody_had_it_for_a_second_and_who_answered_is_named() -> None:
+    rows = [
+        record("PJSIP/trunk-bezeq-1", "PJSIP/777-2", disposition="NO ANSWER", billsec_s=0),
+        record("PJSIP/trunk-bezeq-1", "PJSIP/778-3", billsec_s=0, sequence=2),
+    ]
+    assert lines(HISTORY.rows(rows)) == [("778", CALLER, 0, True)]
+
+
+def test_a_local_without_a_record_of_its_other_half_is_the_extension_that_it_names() -> None:
+    rows = [
+        record("PJSIP/trunk-bezeq-1", "Local/778@from-queue-0000000a;1", disposition="NO ANSWER", duration_s=0),
+        record("PJSIP/trunk-bezeq-1", "Local/777@from-queue-0000000b;1"),
+        record("PJSIP/trunk-bezeq-1", "Local/0501234567@from-internal-0000000c;1", sequence=2),
+    ]
+    assert lines(HISTORY.rows(rows)) == [("777", CALLER, 9, True)]
+
+
+def test_the_far_end_of_a_click_in_another_call_than_its_dial_is_no_caller() -> None:
+    """caller_joined_with_an_outbound_call (tests/records): a leg that was dialed has no dst."""
+    rows = [
+        record("PJSIP/trunk-bezeq-1", "PJSIP/777-2"),
+        record("PJSIP/trunk-bezeq-4", "PJSIP/777-2", uniqueid="1795413190.7", src="0501234567", dst=""),
+    ]
+    assert lines(HISTORY.rows(rows)) == [("777", CALLER, 9, True)]
+
+
+HAIFA = Client("11", dids=frozenset({"0723456777"}), extensions=frozenset({"778"}))
+EILAT = Client("12", trunks=frozenset({"PJSIP/trunk-cellcom"}), extensions=frozenset({"779"}))
+
+
+@pytest.mark.parametrize(
+    ("client_id", "records"),
+    [
+        ("11", [record("PJSIP/trunk-bezeq-1", "PJSIP/777-2")]),  # a dialplan without CDR(did): what was dialed
+        ("11", [record("PJSIP/trunk-cellcom-1", "PJSIP/779-2")]),  # the number counts before the trunk
+        ("11", [record("PJSIP/trunk-bezeq-1", "PJSIP/777-2", did="0723456777", dst="101")]),
+        ("12", [record("PJSIP/trunk-cellcom-1", "PJSIP/778-2", did="0723456000")]),  # and the trunk before extensions
+        ("11", [record("PJSIP/trunk-bezeq-1", "PJSIP/778-2", dst="s")]),
+        ("10", [record("PJSIP/trunk-bezeq-1", "PJSIP/777-2", dst="s")]),
+        # Outgoing: nothing of ours was called, though it looks so
+        ("12", [record("PJSIP/778-1", "PJSIP/trunk-cellcom-2", src="778", dst="0723456777")]),
+        ("11", [record("PJSIP/778-1", "PJSIP/trunk-bezeq-2", src="778", dst="0501234567")]),
+    ],
+)
+def test_whose_client_a_call_is(client_id: str, records: list[Cdr]) -> None:
+    assert [row.client_id for row in of_clients(HAIFA, EILAT).rows(records)] == [client_id]
+
+
+def test_all_of_a_call_is_one_clients() -> None:
+    """778 rang first; a transfer to 779 puts its target where the called number was; 779 consults somebody."""
+    rows = of_clients(HAIFA, EILAT).rows(
+        [
+            record("PJSIP/trunk-bezeq-1", "PJSIP/778-2", dst="s"),
+            record("PJSIP/trunk-bezeq-1", "PJSIP/779-3", dst="779", sequence=2, start_at=BEGAN + timedelta(seconds=9)),
+            record("PJSIP/779-3", "PJSIP/trunk-cellcom-4", uniqueid="1795413177.3", src="779", dst="0501234567"),
+        ]
+    )
+    assert [(row.extension, row.incoming, row.client_id) for row in rows] == [
+        ("778", True, "11"),
+        ("779", True, "11"),
+        ("779", False, "11"),
+    ]
+
+
+def test_the_called_number_is_found_behind_a_transfer() -> None:
+    """half_attended_by_cancel (tests/records): the first record's dst is where the caller was sent later."""
+    rows = of_clients(HAIFA, EILAT).rows(
+        [
+            record("PJSIP/trunk-bezeq-1", "PJSIP/779-2", dst="778"),
+            record("PJSIP/trunk-bezeq-1", "PJSIP/777-3", sequence=2, start_at=BEGAN + timedelta(seconds=9)),
+        ]
+    )
+    assert [row.client_id for row in rows] == ["11", "11"]
+
+
+def test_an_endpoint_becomes_a_trunk_while_records_are_read() -> None:
+    known = Endpoints(extensions=r"7\d\d")
+    reader = history_of(known)
+    calls_in = [record("SIP/new-1", "PJSIP/777-2")]
+    assert reader.rows(calls_in) == []
+    known.learn_trunk(parse_name("SIP/new-9"))
+    assert lines(reader.rows(calls_in)) == [("777", CALLER, 9, True)]
+    known.learn_hints({"PJSIP/alice": "779"})
+    assert lines(reader.rows([record("SIP/new-1", "PJSIP/alice-2")])) == [("779", CALLER, 9, True)]
 
 
 def test_a_line_that_nobody_knows_is_left_alone_unless_the_pbx_names_a_did() -> None:
@@ -331,6 +443,49 @@ def test_whatever_the_records_are(records: list[Cdr]) -> None:
     assert sorted(keys) == sorted(
         (r.extension, r.number_key, r.incoming, r.started_at) for r in HISTORY.rows(records[::-1])
     )
+
+
+class General(History):
+    """Without the short way for a single record."""
+
+    def _of_one(self, row: Row) -> list[Leg] | None:
+        del row
+        return None
+
+
+@given(_RECORDS)
+def test_the_short_way_for_a_single_record_is_the_same(one: Cdr) -> None:
+    known = Endpoints(extensions=r"7\d\d", trunks=TRUNKS_OF_777)
+    general = history_of(known, kind=General)
+    for record_ in (one, one._replace(linkedid=one.uniqueid), one._replace(src=one.dst)):
+        assert HISTORY.rows([record_]) == general.rows([record_])
+
+
+@given(
+    st.lists(_RECORDS, max_size=8, unique_by=lambda one: one.key).flatmap(
+        lambda s: st.tuples(st.just(s), st.permutations(s * 2))
+    )
+)
+def test_lines_are_a_function_of_the_set_of_records(some: tuple[list[Cdr], list[Cdr]]) -> None:
+    records, twice = some
+    assert HISTORY.rows(twice) == HISTORY.rows(records)
+
+
+_CLICK = [
+    record("Local/101@skip-7;1", "PJSIP/new-2", uniqueid="crm-1", linkedid="crm-1", src="0723457000", dst="0501234567"),
+    record("Local/101@skip-7;2", "PJSIP/777-1", uniqueid="crm-1;2", linkedid="crm-1", src="s", dst="777", sequence=2),
+    record("PJSIP/777-1", "PJSIP/new-2", uniqueid="1.2", linkedid="crm-1", src="777", dst="", sequence=3),
+    record("PJSIP/new-2", "PJSIP/777-1", uniqueid="1.3", linkedid="crm-1", src="0501234567", dst="", sequence=4),
+    record("PJSIP/new-2", "", uniqueid="1.3", linkedid="crm-1", src="0501234567", dst="0501234567", sequence=5),
+]
+
+
+@given(st.permutations(_CLICK), st.integers(0, len(_CLICK)), st.booleans())
+def test_a_click_is_no_call_from_outside_whatever_there_is_of_it(order: list[Cdr], count: int, named: bool) -> None:
+    reader = history(r"7\d\d", ("PJSIP/new",) if named else ())
+    rows = reader.rows(order[:count])
+    assert not any(row.incoming for row in rows)
+    assert len(rows) <= 1
 
 
 # Reading a record

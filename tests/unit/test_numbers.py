@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 
+import phonenumbers
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crmbridge.calls.national import National
 from crmbridge.calls.numbers import MAX_LENGTH, Format, Numbers
 
 
-def numbers(form: Format = "national", region: str = "IL") -> Numbers:
-    return Numbers(region=region, form=form, anonymous="anonymous")
+def numbers(form: Format = "national", region: str = "IL", national: type[National] = National) -> Numbers:
+    return Numbers(region=region, form=form, anonymous="anonymous", national=national)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +55,40 @@ def test_digits_leaves_the_number_as_it_came() -> None:
 def test_hostile_content_is_harmless(raw: str) -> None:
     for form in ("national", "e164", "digits"):
         assert re.fullmatch(r"[0-9A-Za-z+*#._-]{1,32}", numbers(form).caller(raw), re.ASCII)
+
+
+class NoShortWay(National):
+    """Leaves every number to phonenumbers."""
+
+    def number(self, raw: str) -> str | None:
+        del raw
+        return None
+
+
+_REGIONS = ("IL", "DE", "FR", "NL", "SE", "TR", "ZA", "GB", "US", "AU", "IT", "AR", "RU")
+_CODES = {region: str(phonenumbers.country_code_for_region(region)) for region in _REGIONS}
+
+
+@given(
+    st.sampled_from(_REGIONS),
+    st.sampled_from(["{}", "0{}", "0{}", "00{}", "+{code}{}", "+{code}0{}", "00{code}{}", "{code}{}", "+{}", "0 {}"]),
+    st.text("0123456789", min_size=2, max_size=14),
+)
+def test_the_short_way_for_national_numbers_is_what_phonenumbers_says(region: str, way: str, digits: str) -> None:
+    raw = way.format(digits, code=_CODES[region])
+    for form in ("national", "e164", "digits"):
+        quick, slow = numbers(form, region), numbers(form, region, NoShortWay)
+        assert (quick.caller(raw), quick.same(raw)) == (slow.caller(raw), slow.same(raw))
+
+
+@pytest.mark.parametrize("raw", ["0501234567", "033004799", "+972501234567", "00972771234567"])
+def test_what_an_israeli_pbx_has_most_goes_the_short_way(raw: str) -> None:
+    assert National("IL").number(raw)
+
+
+@pytest.mark.parametrize("raw", ["0121234567890", "1700123456", "0050123456", "*2700", "101", "0", "", "+442079460958"])
+def test_what_is_not_plainly_national_does_not(raw: str) -> None:
+    assert National("IL").number(raw) is None
 
 
 @given(st.text(max_size=200))

@@ -85,6 +85,8 @@ class Endpoints:
         self._named = dict(endpoints or {})
         self._hinted: dict[str, str] = {}
         self._devices: dict[str, str] = {}
+        self.changes = 0
+        """How often any of this has changed, for who remembers what it said."""
         self._inbound = re.compile("|".join(translate(pattern) for pattern in inbound_contexts) or "(?!)")
 
     def extension(self, name: ChannelName, *, caller_id_num: str = "") -> str | None:
@@ -105,6 +107,10 @@ class Endpoints:
             return caller_id_num
         return None
 
+    def is_extension(self, dialed: str) -> bool:
+        """Whether a dialed number is an extension, by its looks."""
+        return self._extension.fullmatch(dialed) is not None
+
     def hinted(self, exten: str, hint: str) -> dict[str, str]:
         """Endpoints and their extension, as one of the PBX's hints gives them; empty where it says nothing of phones.
 
@@ -119,10 +125,12 @@ class Endpoints:
     def learn_hints(self, hints: Mapping[str, str]) -> None:
         """Add to what hints say, or correct it."""
         self._hinted.update(hints)
+        self.changes += 1
 
     def replace_hints(self, hints: Mapping[str, str]) -> None:
         """Take over the PBX's whole map, without what stood there before."""
         self._hinted = dict(hints)
+        self.changes += 1
 
     def replace_devices(self, entries: Mapping[str, str]) -> None:
         """Take over FreePBX's devices, as they stand in Asterisk's database (family `DEVICE`), by key.
@@ -136,6 +144,7 @@ class Endpoints:
             dial = entries.get(f"{device}/dial", "")
             if field == "user" and PHONE.fullmatch(dial) and self._extension.fullmatch(user):
                 self._devices[dial] = user
+        self.changes += 1
 
     def is_trunk(self, name: ChannelName) -> bool:
         """Whether this endpoint is a trunk, as configured or as learned."""
@@ -147,5 +156,6 @@ class Endpoints:
 
     def learn_trunk(self, name: ChannelName) -> None:
         """Remember that an outside call came in over this endpoint."""
-        if len(self._trunks) < _MOST_TRUNKS:
+        if name.endpoint not in self._trunks and len(self._trunks) < _MOST_TRUNKS:
             self._trunks.add(name.endpoint)
+            self.changes += 1

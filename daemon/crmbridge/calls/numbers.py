@@ -7,11 +7,14 @@ A caller's number is set by the far side: anything may stand in it. What leaves 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Literal
 
 import phonenumbers
 from phonenumbers import NumberParseException, PhoneNumber, PhoneNumberFormat
+
+from crmbridge.calls.national import National
 
 Format = Literal["national", "e164", "digits"]
 
@@ -42,11 +45,15 @@ _WITHHELD = frozenset(
 class Numbers:
     """Number rules of one installation."""
 
-    def __init__(self, *, region: str, form: Format, anonymous: str) -> None:
+    def __init__(
+        self, *, region: str, form: Format, anonymous: str, national: Callable[[str], National] = National
+    ) -> None:
         """`region`: ISO 3166 country of the PBX; `anonymous`: what stands for a withheld number."""
         self._region = region
         self._form: Format = form
         self._anonymous = anonymous
+        self._national = national(region)
+        self._parsed = lru_cache(maxsize=1024)(self._parse)  # the same for both questions
         self.caller = lru_cache(maxsize=4096)(self._caller)
         self.same = lru_cache(maxsize=4096)(self._same)
 
@@ -56,12 +63,14 @@ class Numbers:
         Foreign numbers are E.164 also where the form is national. What is no possible number of any country (short
         codes, internal numbers, names) goes through with nothing but separators and hostile characters taken out.
         """
+        if self._form != "digits" and (national := self._national.number(raw)):
+            return f"0{national}" if self._form == "national" else self._national.e164(national)
         if _is_withheld(raw):
             return self._anonymous
         plain = _plain(raw)
         if self._form == "digits":
             return plain.lstrip("+") or self._anonymous
-        number = self._parse(plain)
+        number = self._parsed(plain)
         if number is None:
             return plain or self._anonymous
         if self._form == "national" and number.country_code == self._country_code:
@@ -70,8 +79,10 @@ class Numbers:
 
     def _same(self, raw: str) -> str:
         """A key under which every spelling of a number is found: E.164 where it is one, else what is left of it."""
+        if national := self._national.number(raw):
+            return self._national.e164(national)
         plain = _plain(raw)
-        number = self._parse(plain)
+        number = self._parsed(plain)
         return phonenumbers.format_number(number, PhoneNumberFormat.E164) if number else plain
 
     @property

@@ -33,6 +33,8 @@ class Audio:
         self.port: int = self._socket.getsockname()[1]
         self._far: tuple[str, int] | None = None
         self._heard: Counter[int] = Counter()
+        self._first: dict[int, float] = {}
+        self._last: dict[int, float] = {}
         self._changes = Changes()
         self._packets = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -48,6 +50,14 @@ class Audio:
     def hears(self, other: Audio) -> bool:
         """Whether another one was heard, at any time."""
         return self._heard[other.byte] >= HEARD
+
+    def together_s(self, other: Audio) -> float:
+        """For how many seconds the two heard one another: from the later first word to the earlier last one."""
+        if not (self.hears(other) and other.hears(self)):
+            return 0.0
+        began = max(self._first[other.byte], other._first[self.byte])
+        ended = min(self._last[other.byte], other._last[self.byte])
+        return max(0.0, ended - began)
 
     async def until_hears(self, other: Audio) -> None:
         """Wait until another one was heard."""
@@ -80,5 +90,8 @@ class Audio:
         except (BlockingIOError, ConnectionRefusedError):  # refused: what we sent came back as unreachable
             return
         if len(payload) == 1:
-            self._heard[payload.pop()] += 1
+            byte = payload.pop()
+            self._heard[byte] += 1
+            self._last[byte] = self._loop.time()
+            self._first.setdefault(byte, self._last[byte])
             self._changes.notify()

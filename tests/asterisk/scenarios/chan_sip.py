@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from tests.asterisk.lab.listed import made, missed
 from tests.asterisk.lab.office import CHAN_SIP
 from tests.asterisk.lab.phone import BUSY, NO_ANSWER, RING_S, Plan
 from tests.asterisk.lab.stage import Stage, rings, scenario, talks
@@ -35,7 +36,12 @@ async def sip_caller_gives_up(stage: Stage) -> None:
     await caller.hang_up()
 
 
-@scenario("DID to Dial(SIP/771): 771 refuses with 486 without a ring", office=CHAN_SIP, versions=OLD)
+@scenario(
+    "DID to Dial(SIP/771): 771 refuses with 486 without a ring",
+    office=CHAN_SIP,
+    versions=OLD,
+    listed=(missed("771"),),
+)
 async def sip_busy(stage: Stage) -> None:
     stage.phone("771").plan = BUSY
     await stage.outside("0723458471").until_over()
@@ -107,7 +113,12 @@ async def sip_internal(stage: Stage) -> None:
     await one.hang_up()
 
 
-@scenario("771 calls a customer through the trunk, who answers", office=CHAN_SIP, versions=OLD)
+@scenario(
+    "771 calls a customer through the trunk, who answers",
+    office=CHAN_SIP,
+    versions=OLD,
+    listed=(made("771", "0521111111"),),
+)
 async def sip_outbound(stage: Stage) -> None:
     agent = stage.phone("771").dial("0521111111")
     customer = await stage.trunk.called()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from tests.asterisk.lab.listed import ReadAs, had, made
 from tests.asterisk.lab.stage import Stage, scenario
 
 
-@scenario("Originate PJSIP/777 to 0521111111@from-internal: 777 answers, then the customer")
+@scenario(
+    "Originate PJSIP/777 to 0521111111@from-internal: 777 answers, then the customer",
+    listed=(made("777", "0521111111"),),
+)
 async def click_to_call(stage: Stage) -> None:
     answer = await stage.ami.action(
         "Originate",
@@ -28,6 +32,11 @@ async def click_to_call(stage: Stage) -> None:
 
 @scenario(
     "Callback, customer first: Originate PJSIP/0521111111@trunk-bezeq to 777@from-internal; 777 rings and answers",
+    listed=(made("777", "0521111111"),),
+    read_as=ReadAs(
+        (had("777", "0723456777"),),
+        "the record is that of a call that came in, from the number that the click gave; whom we called stands nowhere",
+    ),
     notes="the trunk's leg is the root, stands in an inbound context, and never reaches Ring",
 )
 async def callback_customer_first(stage: Stage) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from tests.asterisk.lab.listed import ReadAs, had
 from tests.asterisk.lab.phone import RING_S, Call
 from tests.asterisk.lab.stage import Stage, rings, scenario, talks
 
@@ -61,6 +62,8 @@ async def spied_upon(stage: Stage) -> None:
     "777 talks, 779 joins in (ChanSpy with B): the caller and 779 hear one another",
     expected=(rings("777"), talks("777")),
     optional=(talks("779"),),
+    listed=(had("777"), had("779")),
+    read_as=ReadAs((had("777"),), "the record of 779 is one with ChanSpy, whether it listens or joins in"),
     notes="nothing that AMI says tells who joins in from who merely listens",
 )
 async def joined_by_barging(stage: Stage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.asterisk.lab.listed import ReadAs, missed
 from tests.asterisk.lab.phone import NO_ANSWER, Plan
 from tests.asterisk.lab.stage import Stage, rings, scenario, talks
 
@@ -39,7 +40,11 @@ async def rejected(stage: Stage) -> None:
     await stage.outside("0723456777").until_over()
 
 
-@scenario("783 is not registered: the caller is told so at once")
+@scenario(
+    "783 is not registered: the caller is told so at once",
+    listed=(missed(),),
+    read_as=ReadAs((), "Asterisk writes no record of a call that reached no phone and was not answered"),
+)
 async def unregistered(stage: Stage) -> None:
     await stage.outside("0723458303").until_over()
 
@@ -55,6 +60,7 @@ async def unregistered_in_a_group(stage: Stage) -> None:
 
 @scenario(
     "784 is registered, but was switched off: it is called for a second",
+    listed=(missed("784"),),
     notes="DialBegin comes all the same; nobody heard a ring",
 )
 async def switched_off(stage: Stage) -> None:
@@ -73,7 +79,7 @@ async def auto_answer(stage: Stage) -> None:
     await caller.hang_up()
 
 
-@scenario("The call goes straight to 777's mailbox")
+@scenario("The call goes straight to 777's mailbox", listed=(missed(),))
 async def voicemail(stage: Stage) -> None:
     caller = stage.outside("0723458306")
     await caller.until_answered()

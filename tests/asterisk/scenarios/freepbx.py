@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from tests.asterisk.lab.listed import ReadAs, made
 from tests.asterisk.lab.office import FREEPBX
 from tests.asterisk.lab.phone import ANSWER, NO_ANSWER, RING_S, Plan
 from tests.asterisk.lab.stage import Stage, rings, scenario, talks
@@ -222,6 +223,7 @@ async def freepbx_internal_queue(stage: Stage) -> None:
 @scenario(
     "103, in a context of another name, calls a customer through the trunk, who answers",
     office=FREEPBX,
+    listed=(made("103", CUSTOMER),),
     notes="the trunk's leg stands in from-pstn, where calls come in",
 )
 async def freepbx_outbound(stage: Stage) -> None:
@@ -232,7 +234,11 @@ async def freepbx_outbound(stage: Stage) -> None:
     await agent.hang_up()
 
 
-@scenario("101 calls a customer through the trunk, who is busy", office=FREEPBX)
+@scenario(
+    "101 calls a customer through the trunk, who is busy",
+    office=FREEPBX,
+    listed=(made("101", CUSTOMER, talked=False),),
+)
 async def freepbx_outbound_busy(stage: Stage) -> None:
     stage.trunk.plan = Plan(ring=None, after_s=0, final=486)
     await stage.phone("101").dial(CUSTOMER).until_over()
@@ -263,12 +269,16 @@ async def _click_answered(stage: Stage, channel: str) -> None:
     await agent.hang_up()
 
 
-@scenario("Click to call, PJSIP/101: 101 answers, then the customer", office=FREEPBX)
+@scenario("Click to call, PJSIP/101: 101 answers, then the customer", office=FREEPBX, listed=(made("101", CUSTOMER),))
 async def freepbx_click_pjsip(stage: Stage) -> None:
     await _click_answered(stage, "PJSIP/101")
 
 
-@scenario("Click to call, Local/101@originate-skipvm: 101 answers, then the customer", office=FREEPBX)
+@scenario(
+    "Click to call, Local/101@originate-skipvm: 101 answers, then the customer",
+    office=FREEPBX,
+    listed=(made("101", CUSTOMER),),
+)
 async def freepbx_click_local(stage: Stage) -> None:
     await _click_answered(stage, "Local/101@originate-skipvm")
 
@@ -289,6 +299,7 @@ async def freepbx_click_local_no_answer(stage: Stage) -> None:
 @scenario(
     "Click to call, Local/101@from-internal, as it should not be done: 101 does not answer, its mailbox does",
     office=FREEPBX,
+    read_as=ReadAs((made("101", CUSTOMER, talked=False),), "the customer was called in the name of 101, who is busy"),
     notes="the customer is called, and gets to hear the mailbox of 101",
 )
 async def freepbx_click_into_mailbox(stage: Stage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.asterisk.lab.listed import made
 from tests.asterisk.lab.stage import Stage, scenario
 
 
@@ -12,7 +13,7 @@ async def internal(stage: Stage) -> None:
     await one.hang_up()
 
 
-@scenario("777 calls 0521111111 through the trunk, which answers")
+@scenario("777 calls 0521111111 through the trunk, which answers", listed=(made("777", "0521111111"),))
 async def outbound(stage: Stage) -> None:
     agent = stage.phone("777").dial("0521111111")
     outside = await stage.trunk.called()

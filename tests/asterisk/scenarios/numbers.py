@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tests.asterisk.lab.stage import CALLER, Stage, rings, scenario, talks
+from tests.asterisk.lab.listed import CALLER
+from tests.asterisk.lab.stage import Stage, rings, scenario, talks
 
 TALKED = (rings("777"), talks("777"))
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from tests.asterisk.lab.ami import Frame
+from tests.asterisk.lab.listed import CALLER
 from tests.asterisk.lab.phone import RING_S, Call
-from tests.asterisk.lab.stage import CALLER, Stage, rings, scenario, talks
+from tests.asterisk.lab.stage import Stage, rings, scenario, talks
 
 OTHER = "035555555"
 ANSWERED = (rings("777"), talks("777"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from tests.asterisk.lab.listed import ReadAs, had, missed
 from tests.asterisk.lab.phone import ANSWER, BUSY, NO_ANSWER, RING_S, Plan
 from tests.asterisk.lab.stage import Stage, rings, scenario, talks
 
@@ -34,6 +35,19 @@ async def queue_in_turn(stage: Stage) -> None:
 )
 async def queue_in_turn_local(stage: Stage) -> None:
     await _second_in_turn(stage, "0723458106")
+
+
+@scenario(
+    "Queue, ringall, members PJSIP/778 and PJSIP/779: both ring for three seconds, then 779 answers",
+    expected=(rings("778"), rings("779"), talks("779")),
+    notes="the inbound leg is Up all the while: the record of 778 alone tells how long they rang",
+)
+async def queue_waits(stage: Stage) -> None:
+    stage.phone("778").plan, stage.phone("779").plan = NO_ANSWER, Plan(after_s=3)
+    caller = stage.outside("0723456006")
+    await (await stage.phone("778").called()).until_ringing()
+    await stage.talk(caller, await stage.phone("779").called())
+    await caller.hang_up()
 
 
 @scenario(
@@ -134,10 +148,28 @@ async def queue_announcement(stage: Stage) -> None:
     notes="778's leg is answered, nobody talked",
 )
 async def queue_gone_in_announcement(stage: Stage) -> None:
+    await _gone_in_announcement(stage, "0723458104")
+
+
+@scenario(
+    "Queue that answers first, with an announcement to the agent: 778 answers, the caller hangs up while 778 hears it",
+    expected=(rings("778"), rings("779")),
+    read_as=ReadAs(
+        (had("778", talk_s=2),), "the record is that of an agent who talks: the caller was up, 778 answered"
+    ),
+    notes="778's leg is answered, nobody talked",
+)
+async def queue_up_and_gone_in_announcement(stage: Stage) -> None:
+    stage.phone("778").plan = Plan(after_s=1.3)
+    await _gone_in_announcement(stage, "0723458108")
+
+
+async def _gone_in_announcement(stage: Stage, did: str) -> None:
     stage.phone("779").plan = NO_ANSWER
-    caller = stage.outside("0723458104")
+    caller = stage.outside(did)
     await (await stage.phone("779").called()).until_ringing()
     await (await stage.phone("778").called()).until_answered()
+    await stage.ami.until(lambda frame: frame.get("Event") == "DialEnd" and frame["DialStatus"] == "ANSWER")
     await caller.hang_up()
 
 
@@ -180,7 +212,7 @@ async def queue_timed_out(stage: Stage) -> None:
     await caller.until_over()
 
 
-@scenario("Queue with nobody logged in: the caller is not let in, and hears a prompt")
+@scenario("Queue with nobody logged in: the caller is not let in, and hears a prompt", listed=(missed(),))
 async def queue_nobody_there(stage: Stage) -> None:
     caller = stage.outside("0723458105")
     await caller.until_answered()

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from tests.asterisk.lab.ami import Frame
+from tests.asterisk.lab.listed import made
 from tests.asterisk.lab.office import CHAN_SIP, FREEPBX
 from tests.asterisk.lab.phone import NO_ANSWER, RING_S, Call, Plan
 from tests.asterisk.lab.stage import Stage, rings, scenario, talks
@@ -128,7 +129,10 @@ async def listed_internal(stage: Stage) -> None:
     await one.hang_up()
 
 
-@scenario("777 calls a customer, whose phone rings; all channels are listed; the customer answers")
+@scenario(
+    "777 calls a customer, whose phone rings; all channels are listed; the customer answers",
+    listed=(made("777", "0521111111"),),
+)
 async def listed_outbound(stage: Stage) -> None:
     stage.trunk.plan = NO_ANSWER
     agent = stage.phone("777").dial("0521111111")
@@ -141,7 +145,7 @@ async def listed_outbound(stage: Stage) -> None:
     await agent.hang_up()
 
 
-@scenario("Click to call: 777 talks with the customer, all channels are listed")
+@scenario("Click to call: 777 talks with the customer, all channels are listed", listed=(made("777", "0521111111"),))
 async def listed_click(stage: Stage) -> None:
     answer = await stage.ami.action(
         "Originate",
@@ -174,6 +178,7 @@ async def listed_freepbx_queue(stage: Stage) -> None:
 @scenario(
     "FreePBX: 103 calls a customer, whose phone rings; all channels are listed; the customer answers",
     office=FREEPBX,
+    listed=(made("103", "0581234567"),),
     notes="with the list alone, 103's leg is a phone's, the other one a trunk's that was dialed",
 )
 async def listed_freepbx_outbound(stage: Stage) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
+from tests.asterisk.lab.listed import CALLER, ReadAs, had, made
 from tests.asterisk.lab.phone import NO_ANSWER, Call, CallFailedError, Phone, Plan
-from tests.asterisk.lab.stage import APART_S, CALLER, Stage, rings, scenario, talks
+from tests.asterisk.lab.stage import APART_S, Stage, rings, scenario, talks
 
 MOBILE = "0521111111"
 OTHER = "035555555"
@@ -213,6 +214,7 @@ async def attended_not_wanted(stage: Stage) -> None:
 @scenario(
     "777 holds the caller, calls a mobile, and joins them (REFER with Replaces)",
     expected=(rings("777"), talks("777")),
+    listed=(had("777"), made("777", MOBILE)),
 )
 async def attended_to_mobile(stage: Stage) -> None:
     guest, agent = await _answered(stage)
@@ -228,6 +230,7 @@ async def attended_to_mobile(stage: Stage) -> None:
 @scenario(
     "777 talks with two callers, and joins them (REFER with Replaces): no extension talks any more",
     expected=(rings("777"), talks("777"), rings("777", OTHER), talks("777", OTHER)),
+    read_as=ReadAs((had("777", talk_s=4), had("777", OTHER, talk_s=1)), "whom 777 has on hold is still in its call"),
 )
 async def two_callers_joined(stage: Stage) -> None:
     guest, agent = await _answered(stage)
@@ -362,6 +365,7 @@ async def _calls_out(stage: Stage) -> tuple[Call, Call]:
 
 @scenario(
     "777 calls a customer and transfers to 778 by REFER, which answers",
+    listed=(made("777", MOBILE), made("778", MOBILE)),
     notes="an outgoing call stays one, whoever goes on with it",
 )
 async def outbound_handed_on(stage: Stage) -> None:
@@ -374,6 +378,7 @@ async def outbound_handed_on(stage: Stage) -> None:
 
 @scenario(
     "777 calls a customer, asks 778, and joins them (REFER with Replaces)",
+    listed=(made("777", MOBILE), made("778", MOBILE)),
     notes="an outgoing call stays one, whoever goes on with it",
 )
 async def outbound_handed_on_attended(stage: Stage) -> None:
@@ -390,6 +395,7 @@ async def outbound_handed_on_attended(stage: Stage) -> None:
 @scenario(
     "777 talks with a caller, calls a customer, and joins the two (REFER with Replaces)",
     expected=(rings("777"), talks("777")),
+    listed=(had("777"), made("777", MOBILE)),
 )
 async def caller_joined_with_an_outbound_call(stage: Stage) -> None:
     guest, agent = await _answered(stage)
