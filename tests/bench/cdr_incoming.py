@@ -90,7 +90,7 @@ def _taken(m: Making, a: Leg, winner: str, talk_s: int, *, first: str) -> None:
 
 
 def queue_of_devices(m: Making) -> None:
-    """fp_issabel_queue_direct_ringall_rtp: what the winner talked has the wait in it."""
+    """fp_issabel_queue_direct_ringall_rtp: the winner's record has the wait in it, which the others' records tell."""
     queue, members = m.rng.choice(QUEUES), m.extensions(3)
     a = m.caller(f"q-{queue}")
     winner = m.rng.choice(members) if m.rng.random() < 0.8 else ""
@@ -98,7 +98,7 @@ def queue_of_devices(m: Making) -> None:
         talk_s = m.ring_s + m.talk_s if member == winner else m.ring_s
         disposition = "ANSWERED" if member == winner else "NO ANSWER"
         m.record(a, m.phone(member), _queue(queue), talk_s=talk_s, disposition=disposition)
-    _taken(m, a, winner, m.ring_s + m.talk_s, first=members[0])
+    _taken(m, a, winner, m.talk_s, first=members[0])
 
 
 def queue_of_nobody(m: Making) -> None:

@@ -160,7 +160,7 @@ async def test_a_call_whose_records_come_one_by_one(calls: CallList) -> None:
 
 
 async def test_a_missed_call_that_turns_out_answered(calls: CallList) -> None:
-    await add(calls, record(disposition="NO ANSWER"))
+    await add(calls, record(disposition="NO ANSWER", duration_s=0))
     assert shown(await calls.by_number(KEY)) == [("777", 0)]
     await add(calls, record(dstchannel="PJSIP/778-3", sequence=2))
     assert shown(await calls.by_number(KEY)) == [("778", 5)]
