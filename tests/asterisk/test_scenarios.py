@@ -1,5 +1,5 @@
 """Each kind of call on a real Asterisk: the phones see and hear what is declared; from what our AMI user was sent the
-CRM is told that, and from the call records in the database the call list shows that.
+CRM is told that, and from the call records in the database a lookup by number and the views of direct SQL show that.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tests.asterisk.lab import call_list
 from tests.asterisk.lab.cdr import CdrTable
 from tests.asterisk.lab.pbx import Pbx
 from tests.asterisk.lab.rootfs import RECIPES
@@ -59,4 +60,6 @@ async def test_scenario(pbx: Pbx, records: CdrTable, name: str, tmp_path: Path) 
     events = told(trace, endpoints)
     assert trace.right(events), events
     rows = await records.rows_of(recording.records)
-    assert not differing_in_short(shown(history_of(endpoints), map(as_cdr, rows)), recording.readable()), rows
+    lines = shown(history_of(endpoints), map(as_cdr, rows))
+    assert not differing_in_short(lines, recording.readable()), rows
+    assert await call_list.made(records, history_of(endpoints)) == (call_list.seen(lines), call_list.seen(lines))
