@@ -18,6 +18,8 @@ from rich.table import Table
 from tests.asterisk.faults.crm import misbehaviours
 from tests.asterisk.faults.crm_cases import CASES, CLOCK_CASES, DISK_CASES
 from tests.asterisk.faults.cuts import cuts
+from tests.asterisk.faults.database_faults import FAULTS
+from tests.asterisk.faults.databases import databases
 from tests.asterisk.faults.kills import kills
 from tests.asterisk.faults.restarts import restarts
 from tests.asterisk.faults.set_clock import library
@@ -30,6 +32,8 @@ from tests.asterisk.lab.rootfs import RECIPES, root_filesystem
 
 WIDTH = 200
 MOST_SHOWN = 20
+SHORT_S, FULL_S = 10.0, 120.0
+"""Of a fault of the database."""
 
 
 class Result(Protocol):
@@ -71,7 +75,10 @@ def _arguments() -> argparse.Namespace:
         prog="make faults", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument(
-        "--only", action="append", choices=[*LIVE, "crm", "clock", "disk"], help="this part; may be given again"
+        "--only",
+        action="append",
+        choices=[*LIVE, "crm", "clock", "database", "disk"],
+        help="this part; may be given again",
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--version", choices=sorted(RECIPES), default="22", help="Asterisk's")
@@ -81,8 +88,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--cuts", type=int, default=100, help="ami: cuts, freezes and trickles in all")
     parser.add_argument("--bridges", type=int, default=5, help="ami: among so many bridges")
     parser.add_argument("--restarts", type=int, default=5, help="ami: of Asterisk")
-    parser.add_argument("--case", action="append", help="crm, clock: those whose name holds this; may be given again")
-    parser.add_argument("--full", action="store_true", help="crm: the long outage takes ten minutes")
+    parser.add_argument("--case", action="append", help="of crm, clock, database: whose name holds this; again")
+    parser.add_argument("--full", action="store_true", help="crm: ten minutes of outage; database: two of each")
     return parser.parse_args()
 
 
@@ -101,6 +108,19 @@ def _crm(chosen: argparse.Namespace, say: Callable[[str, Result], None]) -> None
             made = certificates(Path(folder))
             result = asyncio.run(misbehaviours(Place(network), Path(folder), made, some, full=chosen.full))
             say(f"{title} (a recorded call of Asterisk 22, each time of another caller)", result)
+
+
+def _database(chosen: argparse.Namespace, say: Callable[[str, Result], None]) -> None:
+    """Needs no Asterisk."""
+    if chosen.only and "database" not in chosen.only:
+        return
+    names = [name for name in FAULTS if not chosen.case or any(part in name for part in chosen.case)]
+    with TemporaryDirectory(prefix="crmbridge-faults-") as folder:
+        result = asyncio.run(databases(Path(folder), names, lasts_s=FULL_S if chosen.full else SHORT_S))
+        say(
+            "The database of CDR table and call list (a recorded call of Asterisk 22, each time of another caller)",
+            result,
+        )
 
 
 def _disk(chosen: argparse.Namespace, say: Callable[[str, Result], None]) -> None:
@@ -148,6 +168,7 @@ def main() -> int:
 
     _live(chosen, say)
     _crm(chosen, say)
+    _database(chosen, say)
     _disk(chosen, say)
     console.print(f"{len(broken)} promises broken" if broken else "all promises kept")
     return 1 if broken else 0

@@ -12,11 +12,9 @@ import asyncio
 import base64
 import contextlib
 import json
-import signal
-import subprocess
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import count
@@ -24,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import asyncmy
 from asyncmy.errors import InternalError, OperationalError
 from tests.asterisk.faults.crm import NUMBER, RECORDED, SPEED, _seconds_until
 from tests.asterisk.faults.crm_heard import heard
+from tests.asterisk.faults.database_faults import DURABLE, FAULTS, as_root
 from tests.asterisk.faults.judge import SETTLE_S, Call, Report, Sight, judge
 from tests.asterisk.faults.resources import left_behind
 from tests.asterisk.lab.bridge import COMMAND, PASSWORD, Bridge, started
@@ -49,89 +47,7 @@ WRITE_S = 3.0
 """How long the PBX waits for the database, before it tries again."""
 CATCH_UP_S = 90.0
 """Longest pause of the follower, and a sweep."""
-DURABLE = "SET GLOBAL innodb_flush_log_at_trx_commit = 1"
 _NOT_OURS = {"store.disk_refuses", "store.disk_hangs"}
-
-Fault = Callable[[Server], AbstractAsyncContextManager[None]]
-
-
-async def _begin(where: Server) -> None:
-    """Start it, with what it has committed on its disk, as any server has but those of other tests."""
-    await asyncio.to_thread(where.start)
-    await asyncio.to_thread(where.database.run, DURABLE)
-
-
-@asynccontextmanager
-async def _killed(where: Server) -> AsyncIterator[None]:
-    await asyncio.to_thread(where.kill)
-    yield
-    await _begin(where)
-
-
-@asynccontextmanager
-async def _restarted(where: Server) -> AsyncIterator[None]:
-    await asyncio.to_thread(where.stop)
-    await _begin(where)
-    yield
-
-
-@asynccontextmanager
-async def _frozen(where: Server) -> AsyncIterator[None]:
-    where.signal(signal.SIGSTOP)
-    yield
-    where.signal(signal.SIGCONT)
-
-
-@asynccontextmanager
-async def _read_only(where: Server) -> AsyncIterator[None]:
-    await asyncio.to_thread(where.database.run, "SET GLOBAL read_only = 1")
-    yield
-    await asyncio.to_thread(where.database.run, "SET GLOBAL read_only = 0")
-
-
-@asynccontextmanager
-async def _locked(where: Server) -> AsyncIterator[None]:
-    """As a backup does it: whoever writes waits."""
-    async with _root(where) as connection, connection.cursor() as cursor:
-        await cursor.execute("FLUSH TABLES WITH READ LOCK")
-        yield
-        await cursor.execute("UNLOCK TABLES")
-
-
-@asynccontextmanager
-async def _full(where: Server) -> AsyncIterator[None]:
-    """All connections are somebody else's; those that there were are cut."""
-    sql = "SELECT GROUP_CONCAT(CONCAT('KILL ', id) SEPARATOR ';') FROM information_schema.PROCESSLIST WHERE user IN "
-    kills = await asyncio.to_thread(where.database.run, f"SET GLOBAL max_connections = 10; {sql}('reader', 'writer')")
-    statements = kills.splitlines()[-1]
-    async with contextlib.AsyncExitStack() as stack:
-        if statements != "NULL":
-            with contextlib.suppress(subprocess.SubprocessError):  # one may have ended by itself
-                await asyncio.to_thread(where.database.run, statements)
-        for _ in range(10):
-            with contextlib.suppress(Exception):  # ours came back faster: then it has one of them, and is killed below
-                await stack.enter_async_context(_root(where))
-        yield
-    await asyncio.to_thread(where.database.run, "SET GLOBAL max_connections = 151")
-
-
-@asynccontextmanager
-async def _root(where: Server) -> AsyncIterator[Any]:
-    connection = await asyncmy.connect(unix_socket=str(where.database.socket), user="root", autocommit=True)
-    try:
-        yield connection
-    finally:
-        connection.close()
-
-
-FAULTS: dict[str, Fault] = {
-    "killed, and away": _killed,
-    "restarted": _restarted,
-    "frozen": _frozen,
-    "read-only": _read_only,
-    "locked, as a backup locks it": _locked,
-    "without a connection left": _full,
-}
 
 
 @dataclass
@@ -337,7 +253,7 @@ class _Run:
     async def _written(self, row: str) -> bool:
         """Whether it is written for sure. What was cut off may be, and is written again: twice the same is one call."""
         try:
-            async with asyncio.timeout(WRITE_S), _root(self._where) as connection, connection.cursor() as cursor:
+            async with asyncio.timeout(WRITE_S), as_root(self._where) as connection, connection.cursor() as cursor:
                 await cursor.execute("USE asteriskcdrdb")
                 await cursor.execute(row)
         except (TimeoutError, OperationalError, InternalError):
