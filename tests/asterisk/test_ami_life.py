@@ -121,8 +121,8 @@ async def test_asterisk_ends_and_another_one_is_started(root: tuple[str, Path], 
                 await there.a_whole_call(SECOND)
                 await there.told(RING, RING_2, ANSWER_2)
                 await stack.aclose()
-    (stops,) = there.logged("ami.asterisk_stops")
-    assert stops["restart"] == "False"
+    # Told to stop now, a busy Asterisk may be gone before it has said so.
+    assert [stops["restart"] for stops in there.logged("ami.asterisk_stops")] in ([], ["False"])
     assert "does Asterisk run" in there.logged("ami.unreachable")[0]["error"]
 
 

@@ -24,6 +24,7 @@ from crmbridge.store.clicks import ClickStore, Which, open_clicks
 
 LIMIT_S = 20
 COMMAND = str(Path(sys.executable).with_name("crmbridge"))
+# The tests begin minutes after this: as long as a click takes here, nobody must lose patience with it.
 AT = datetime.now(UTC).replace(microsecond=0)
 CLICK = Asked(
     click_id="crm-1.0",
@@ -47,7 +48,7 @@ async def store(folder: Path) -> AsyncIterator[ClickStore]:
 
 @asynccontextmanager
 async def running(opened: ClickStore) -> AsyncIterator[Clicks]:
-    clicks = Clicks(store=opened, calls=ClickCalls(longest_ring_s=90))
+    clicks = Clicks(store=opened, calls=ClickCalls(longest_ring_s=86_400))
     await clicks.recall()
     task = asyncio.create_task(clicks.run())
     try:
