@@ -1,4 +1,4 @@
-"""Tries each link of the chain for real, and says in words what to do about those that fail. Changes nothing."""
+"""Tries each link of the chain for real, and says in words what to do about those that fail. Mends nothing itself."""
 
 from __future__ import annotations
 
@@ -42,6 +42,8 @@ async def all_links(settings: Settings) -> list[Link]:
     results.append(await _state(settings))
     results.extend([link async for link in _ami(settings)])
     results.append(await _records(settings))
+    results.append(await _call_list(settings))
+    results.extend(_recordings(settings))
     results.append(await _crm(settings))
     results.append(_http(settings))
     results.extend(_tls(settings))
@@ -85,6 +87,31 @@ async def _table(settings: Settings) -> Link:
     lacking = f"; it has no {', '.join(shape.lacking)} (docs/call-records.md)" if shape.lacking else ""
     latest = datetime.fromtimestamp(span[1], UTC).replace(tzinfo=None) if span else "none yet"
     return Link("call records", ok=True, found=f"table {settings.cdr.table}, the latest of {latest}{lacking}")
+
+
+async def _call_list(settings: Settings) -> Link:
+    """Where calls are listed. In a server's database this makes the tables, as the daemon would."""
+    path = settings.store.state_dir / build.CALL_LIST
+    if settings.store.url is None and not path.exists():
+        return Link("call list", ok=True, found=f"none yet; it will be made in {path.parent}")
+    try:
+        async with build.call_list(settings, lambda _: []) as calls:
+            newest = await calls.newest()
+    except StoreError as error:
+        return Link("call list", ok=False, found=str(error))
+    return Link("call list", ok=True, found=f"its newest call is of {newest}" if newest else "no calls in it yet")
+
+
+def _recordings(settings: Settings) -> list[Link]:
+    folder = settings.cdr.recordings_dir
+    if folder is None:
+        return []
+    if not folder.is_dir():
+        return [Link("recordings", ok=False, found=f"{folder} is no folder: see cdr.recordings_dir")]
+    if not os.access(folder, os.R_OK | os.X_OK):
+        advice = "let the service's user into the group that may (SupplementaryGroups=, docs/operations.md)"
+        return [Link("recordings", ok=False, found=f"{folder} can't be read by this user: {advice}")]
+    return [Link("recordings", ok=True, found=f"{folder} can be read")]
 
 
 def _folder(settings: Settings) -> Link:

@@ -18,7 +18,7 @@ from heapq import merge
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, or_, select
+from sqlalchemy import ColumnElement, Row, Select, and_, func, or_, select
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -195,6 +195,16 @@ class CallList:
         found = await self._database.read(work)
         newest = merge(*found, key=lambda one: (one[0].epoch_s, one[0].id), reverse=True)
         return _page(list(islice(newest, limit + 1)), limit)
+
+    async def newest(self) -> str | None:
+        """When the newest call began, on the PBX's clock; None where there is none."""
+        query = select(func.max(calls.c.time))
+
+        async def work(connection: AsyncConnection) -> str | None:
+            found = await connection.scalar(query)
+            return None if found is None else str(found)
+
+        return await self._database.read(work)
 
     async def of_call(self, linkedid: str) -> list[CallRow]:
         """The lines of one call, of whichever PBX, oldest first."""
