@@ -27,6 +27,7 @@ from crmbridge.liveness import Pulses, status
 from crmbridge.log import set_level
 from crmbridge.pbx import actions
 from crmbridge.pbx.ami import ActionTimeoutError, ConnectionLostError, NotConnectedError
+from crmbridge.retention import Keeps, Retention
 from crmbridge.store.call_list import CallList
 from crmbridge.store.clicks import ClickStore, open_clicks
 from crmbridge.store.outbox import Outbox, open_outbox
@@ -45,7 +46,6 @@ log = structlog.get_logger("crmbridge.app")
 OUTBOX, CLICKS = "outbox.db", "clicks.db"
 """Files in store.state_dir."""
 
-PRUNE_EVERY_S = 60.0
 LONGEST_CALL = timedelta(hours=12)
 UNSEEN_CLICK_S = 60.0
 """A click of which nothing was seen for so long after its phone's time was up has come to nothing."""
@@ -103,12 +103,11 @@ class _Bridge:
         numbers: Numbers,
     ) -> None:
         self._settings = settings
-        self._click_store = clicks
         self._clicks = Clicks(store=clicks, calls=ClickCalls(longest_ring_s=settings.dialer.timeout_s + UNSEEN_CLICK_S))
         self._phones = PhoneStates()
+        self._retention = Retention(pbx=settings.pbx.name, outbox=outbox, clicks=clicks, calls=calls, keeps=self._keeps)
         self._reload_refused = False
         self._outbox = outbox
-        self._calls = calls
         self._numbers = numbers
         self._clients = build.clients(settings.crm)
         self._tls = build.certificate(settings.http)
@@ -189,7 +188,7 @@ class _Bridge:
             records = tasks.create_task(self._records.run(), name="records")
             clicks = tasks.create_task(self._clicks.run(), name="clicks")
             intake = tasks.create_task(self._intake.run(), name="intake")
-            pruning = tasks.create_task(self._prune(), name="pruning")
+            pruning = tasks.create_task(self._retention.run(), name="pruning")
             server = self._server(listen)
             try:
                 await server.start()
@@ -227,24 +226,10 @@ class _Bridge:
         self._tracker.recall(one.delivery.event for one in recent if one.delivery.event.pbx == self._settings.pbx.name)
         return waiting
 
-    async def _prune(self) -> None:
-        """Now and then, forget callbacks, clicks and calls that are older, or more, than are kept, in small steps."""
-        keep, most_bytes = timedelta(days=self._settings.store.keep_days), self._settings.store.keep_mb * 2**20
-        while True:
-            total = 0
-            try:
-                while pruned := await self._outbox.prune(datetime.now(UTC) - keep, most_bytes):
-                    total += pruned
-                if total:
-                    log.info("outbox.pruned", callbacks=total)
-                while pruned := await self._click_store.prune(datetime.now(UTC) - keep):
-                    log.info("clicks.pruned", clicks=pruned)
-                if keep_calls := self._settings.store.keep_calls_days:
-                    while pruned := await self._calls.prune_calls(datetime.now(UTC) - timedelta(days=keep_calls)):
-                        log.info("calls.pruned", calls=pruned)
-            except StoreError as error:
-                log.warning("store.not_pruned", reason=str(error))
-            await asyncio.sleep(PRUNE_EVERY_S)
+    def _keeps(self) -> Keeps:
+        store = self._settings.store
+        elsewhere = self._settings.cdr.source.get_secret_value() != "ami"
+        return Keeps(store.keep_days, store.keep_mb * 2**20, store.keep_calls_days, records_elsewhere=elsewhere)
 
     async def _reload(self, reloads: Reloads | None) -> None:
         """Follow new settings as often as it is asked for. Wrong ones change nothing."""

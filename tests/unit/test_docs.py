@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from crmbridge import intake
+from crmbridge import intake, retention
 from crmbridge.calls.dialing import Code
 from crmbridge.calls.phases import diagram, drawn
 from crmbridge.calls.tracker import Tracker
@@ -95,7 +95,7 @@ EVENT = re.compile(r"[a-z_]+\.[a-z_]+", re.ASCII)
 
 def logged() -> set[str]:
     """Every event name that the program logs: the first argument of a logger's method, and what stands for one."""
-    found = set(intake._TRANSITIONS.values()) | {f"crm.{state}" for state in FINAL}
+    found = set(intake._TRANSITIONS.values()) | set(retention.EVENTS.values()) | {f"crm.{state}" for state in FINAL}
     for file in (ROOT / "daemon" / "crmbridge").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call) or not node.args:
