@@ -18,7 +18,7 @@ from heapq import merge
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, func, or_, select
+from sqlalchemy import Row, Select, func, select
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -35,6 +35,8 @@ BULK_LIMIT_S = 30.0
 
 _KEY = (cdrs.c.pbx, cdrs.c.linkedid, cdrs.c.uniqueid, cdrs.c.sequence, cdrs.c.dstchannel)
 _SHOWN = [column for column in calls.c if column.name not in {"number_id", "time"}]
+_LINES = f"SELECT {', '.join(column.name for column in _SHOWN)} FROM calls WHERE number_id = ?"  # noqa: S608  # no value in it
+_SPELLINGS = "SELECT id, number, number_key FROM numbers WHERE number_key = ?"
 
 Rows = Callable[[Iterable[Cdr]], list[CallRow]]
 
@@ -167,29 +169,18 @@ class CallList:
 
         `client_ids`: only calls of these clients of the CRM.
         """
-        wanted: list[ColumnElement[bool]] = []
-        if client_ids is not None:
-            wanted.append(calls.c.client_id.in_(sorted(client_ids)))
-        if extension is not None:
-            wanted.append(calls.c.extension == extension)
-        if incoming is not None:
-            wanted.append(calls.c.incoming == int(incoming))
-        if since_at is not None:
-            wanted.append(calls.c.epoch_s >= _epoch_s(since_at))
-        if until_at is not None:
-            wanted.append(calls.c.epoch_s < _epoch_s(until_at))
-        if after is not None:
-            wanted.append(_older(after))
-        spellings = select(numbers).where(numbers.c.number_key == key)
-        newest_first = (calls.c.epoch_s.desc(), calls.c.id.desc())
+        # To the driver as it is: SQLAlchemy's own work on the two selects was a fifth of a lookup's processor time.
+        wanted, values = _wanted(client_ids, extension, incoming, since_at, until_at, after)
+        query = f"{_LINES}{wanted} ORDER BY epoch_s DESC, id DESC LIMIT {limit + 1:d}"
 
         async def work(connection: AsyncConnection) -> list[list[tuple[Row[Any], str, str]]]:
             found = []
-            for id_, number, number_key in (await connection.execute(spellings)).all():
+            spellings = await connection.exec_driver_sql(call_writes.statement(connection, _SPELLINGS), (key,))
+            sql = call_writes.statement(connection, query)
+            for one in spellings:
                 # One number at a time: of several at once, a database would read and sort all their lines.
-                query = select(*_SHOWN).where(calls.c.number_id == id_, *wanted).order_by(*newest_first)
-                rows = await connection.execute(query.limit(limit + 1))
-                found.append([(row, number, number_key) for row in rows])
+                rows = await connection.exec_driver_sql(sql, (one.id, *values))
+                found.append([(row, one.number, one.number_key) for row in rows])
             return found
 
         found = await self._database.read(work)
@@ -218,9 +209,36 @@ class CallList:
         return await self._database.read(work)
 
 
-def _older(than: Position) -> ColumnElement[bool]:
-    at = than.epoch_s
-    return and_(calls.c.epoch_s <= at, or_(calls.c.epoch_s < at, calls.c.id < than.id))
+def _wanted(
+    client_ids: Collection[str] | None,
+    extension: str | None,
+    incoming: bool | None,
+    since_at: datetime | None,
+    until_at: datetime | None,
+    after: Position | None,
+) -> tuple[str, list[object]]:
+    """What follows `WHERE number_id = ?`, and its values."""
+    sql, values = "", list[object]()
+
+    def also(condition: str, *its: object) -> None:
+        nonlocal sql
+        sql += f" AND {condition}"
+        values.extend(its)
+
+    if client_ids is not None:
+        marks = ", ".join("?" * len(client_ids)) or "NULL"  # nobody's: MySQL has no empty IN ()
+        also(f"client_id IN ({marks})", *sorted(client_ids))
+    if extension is not None:
+        also("extension = ?", extension)
+    if incoming is not None:
+        also("incoming = ?", int(incoming))
+    if since_at is not None:
+        also("epoch_s >= ?", _epoch_s(since_at))
+    if until_at is not None:
+        also("epoch_s < ?", _epoch_s(until_at))
+    if after is not None:
+        also("epoch_s <= ? AND (epoch_s < ? OR id < ?)", after.epoch_s, after.epoch_s, after.id)
+    return sql, values
 
 
 def _page(found: Sequence[tuple[Row[Any], str, str]], limit: int) -> Page:
