@@ -48,9 +48,16 @@ Work = Callable[[AsyncConnection], Awaitable[T]]
 class Database:
     """A database, and what tables it must have. Use `opened`."""
 
-    def __init__(self, engine: AsyncEngine, schemas: Sequence[Schema], recover: Recover | None) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        schemas: Sequence[Schema],
+        recover: Recover | None,
+        readers: AsyncEngine | None = None,
+    ) -> None:
+        """`readers`: an engine of its own for what only reads."""
         self._engine = engine
-        self._reading = reading(engine)
+        self._reading = reading(engine if readers is None else readers)
         self._schemas = schemas
         self._recover = recover
         self._up = False
@@ -64,6 +71,7 @@ class Database:
     async def close(self) -> None:
         """Close its connections."""
         await self._engine.dispose()
+        await self._reading.dispose()
 
     async def bring_up(self, limit_s: float = LIMIT_S) -> None:
         """See that its tables are there and up to date. Raises StoreError, of it DamagedError and DiskError."""
@@ -95,14 +103,19 @@ class Database:
 
     async def write(self, work: Work[T], limit_s: float = LIMIT_S) -> T:
         """Do this in a transaction of its own and commit it. Raises StoreError."""
-        return await self._run(self._engine, work, limit_s, self._writing)
+        return await self._run(self._engine, work, limit_s, self._writing, _once)
 
     async def read(self, work: Work[T], limit_s: float = LIMIT_S) -> T:
         """The same for what only reads. Raises StoreError."""
-        return await self._run(self._reading, work, limit_s, nullcontext())
+        return await self._run(self._reading, work, limit_s, nullcontext(), _looked)
 
     async def _run(
-        self, engine: AsyncEngine, work: Work[T], limit_s: float, turn: AbstractAsyncContextManager[object]
+        self,
+        engine: AsyncEngine,
+        work: Work[T],
+        limit_s: float,
+        turn: AbstractAsyncContextManager[object],
+        once: Callable[[AsyncEngine, Work[T]], Awaitable[T]],
     ) -> T:
         if self.is_sqlite:
             await self.bring_up()
@@ -114,14 +127,14 @@ class Database:
                 async with turn:
                     for pause_s in _PAUSES_S:
                         try:
-                            return await _once(engine, work)
+                            return await once(engine, work)
                         except SQLAlchemyError as error:
                             if self.is_sqlite or not mysql.passing(error):
                                 raise
                             passed = error
                         log.debug("store.tried_again", reason=explain(passed))
                         await asyncio.sleep(pause_s * (1 - random() / 2))  # noqa: S311  # no secret
-                    return await _once(engine, work)
+                    return await once(engine, work)
         except TimeoutError:
             raise StoreError(f"{self.name} {explain(passed)}" if passed else self._hangs(limit_s)) from None
         except (SQLAlchemyError, OSError) as error:
@@ -138,6 +151,11 @@ async def _once(engine: AsyncEngine, work: Work[T]) -> T:
         return await work(connection)
 
 
+async def _looked(engine: AsyncEngine, work: Work[T]) -> T:
+    async with engine.connect() as connection:  # nothing to commit
+        return await work(connection)
+
+
 async def opened(
     url: str | URL,
     schemas: Sequence[Schema],
@@ -151,7 +169,9 @@ async def opened(
     `later`, for the daemon: where a server is away, hangs or refuses, or a file's disk does, that is logged, and the
     tables are brought up at the first use that succeeds. `recover`: see `bring_up_async`.
     """
-    database = Database(make_engine(url, connections), schemas, recover)
+    engine = make_engine(url, connections)
+    readers = make_engine(url, connections, only_reads=True) if engine.dialect.name != "sqlite" else None
+    database = Database(engine, schemas, recover, readers)
     try:
         await database.bring_up(START_LIMIT_S if later else LIMIT_S)
     except StoreError as error:

@@ -80,11 +80,14 @@ def sqlite_url(path: Path) -> URL:
     return URL.create("sqlite+aiosqlite", database=str(path))
 
 
-def make_engine(url: str | URL, connections: int = 5) -> AsyncEngine:
-    """An engine for this address; nothing is opened yet. Raises StoreError where the address is none."""
+def make_engine(url: str | URL, connections: int = 5, *, only_reads: bool = False) -> AsyncEngine:
+    """An engine for this address; nothing is opened yet. Raises StoreError where the address is none.
+
+    `only_reads`: nothing is written by it; in a SQLite file it may be all the same (see `reading`).
+    """
     address = _parsed(url)
     if address.get_backend_name() != "sqlite":
-        return mysql.make_engine(address, connections)
+        return mysql.make_engine(address, connections, only_reads=only_reads)
     if address.database in {None, "", ":memory:"}:
         raise StoreError("store.url names no file: write sqlite+aiosqlite:////var/lib/crmbridge/calls.db")
     engine = create_async_engine(address, pool_size=connections, max_overflow=0)
