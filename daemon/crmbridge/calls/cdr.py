@@ -145,7 +145,11 @@ def count(text: str, *, otherwise: int) -> int:
 
 def epoch(identity: str | None) -> int | None:
     """When a channel was made: `1795413177.274`, `pbx1-1795413177.274`; None where the id tells nothing."""
-    found = _EPOCH.search(identity) if identity else None
+    if not identity:
+        return None
+    if identity[10:11] == "." and (at := identity[:10]).isdecimal() and at.isascii():
+        return int(at)  # nearly all; a fifth of the expression's time
+    found = _EPOCH.search(identity)
     return int(found.group()) if found else None
 
 
