@@ -96,6 +96,14 @@ class Done:
     stopped: bool = False
 
 
+class _Batch(NamedTuple):
+    """Calls that are written together."""
+
+    lines: Mapping[str, Sequence[CallRow]]
+    recent: Sequence[Cdr]
+    """Records of calls that are taken up as they are."""
+
+
 class Sync:
     """One run."""
 
@@ -196,9 +204,21 @@ class Sync:
 
     async def _write(self, at: int) -> None:
         """Have what waits be written from now on, as soon as what was before it is there, and then keep `at`."""
+        waiting, self._waiting = list(self._waiting.values()), {}
+        # Lines are made while the database still writes those before.
+        batches = [self._batch(waiting[start : start + BATCH]) for start in range(0, len(waiting), BATCH)]
         await self._written()
-        waiting, self._waiting = self._waiting, {}
-        self._writing = create_task(self._put(waiting, at))
+        self._writing = create_task(self._put(batches, at))
+
+    def _batch(self, calls: Iterable[list[Cdr]]) -> _Batch:
+        lines: dict[str, list[CallRow]] = {}
+        recent: list[Cdr] = []
+        for call in calls:
+            if ended_by(call, self._recent):
+                lines[call[0].linkedid] = self._rows(call)
+            else:
+                recent += call
+        return _Batch(lines, recent)
 
     async def _written(self) -> None:
         """Wait for what is being written; raises what that raised."""
@@ -206,17 +226,8 @@ class Sync:
         if writing is not None:
             await writing
 
-    async def _put(self, waiting: Calls, at: int) -> None:
-        names = list(waiting)
-        for start in range(0, len(names), BATCH):
-            lines: dict[str, list[CallRow]] = {}
-            recent: list[Cdr] = []
-            for linkedid in names[start : start + BATCH]:
-                call = waiting[linkedid]
-                if ended_by(call, self._recent):
-                    lines[linkedid] = self._rows(call)
-                else:
-                    recent += call
+    async def _put(self, batches: Iterable[_Batch], at: int) -> None:
+        for lines, recent in batches:
             self._done.lines += await self._store.replace(self._pbx, lines) if lines else 0
             for begin in range(0, len(recent), _ADD):
                 self._done.added += await self._store.add(recent[begin : begin + _ADD])
