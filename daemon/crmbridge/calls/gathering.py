@@ -136,7 +136,7 @@ def calls_of(records: Iterable[Cdr]) -> Calls:
 
 def ended_by(call: Iterable[Cdr], at: float) -> bool:
     """Whether all of a call's records ended before that, in epoch seconds."""
-    for one in call:  # noqa: SIM110  # `all` takes twice as long, and this is asked of each call
+    for one in call:  # noqa: SIM110  # `all` takes 0.8 µs in place of 0.5, for each call
         if _epoch(one) + one.duration_s >= at:
             return False
     return True
