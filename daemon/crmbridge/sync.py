@@ -1,6 +1,8 @@
 """The PBX's whole history into the call list: `crmbridge sync`.
 
-Records are read in order, gathered into calls, and the lines of whole calls are written in bulk. What came to an end
+Records are read in order, gathered into calls, and the lines of whole calls are written in bulk. While one batch is
+being written the next records are read, so that neither this process nor the database waits for the other; never more
+than one, so that memory stays bounded and what is written later is what was read later. What came to an end
 within the last day is taken up record by record instead, as the daemon does it, so that a later record of such a call
 joins those that are there. How far it came is kept in the call list's own database after each batch: what was stopped
 goes on from there, and what is done twice changes nothing.
@@ -11,7 +13,7 @@ It must not know the settings, nor where it is shown how far it came.
 from __future__ import annotations
 
 import json
-from asyncio import Event
+from asyncio import Event, Task, create_task
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -94,6 +96,14 @@ class Done:
     stopped: bool = False
 
 
+class _Batch(NamedTuple):
+    """Calls that are written together."""
+
+    lines: Mapping[str, Sequence[CallRow]]
+    recent: Sequence[Cdr]
+    """Records of calls that are taken up as they are."""
+
+
 class Sync:
     """One run."""
 
@@ -117,6 +127,7 @@ class Sync:
         self._done = Done()
         self._keeps = True
         self._waiting: Calls = {}
+        self._writing: Task[None] | None = None
 
     async def run(self, stop: Event, *, since: int | None = None, again: bool = False) -> Done:
         """Do it, until it is done or `stop` is set.
@@ -134,26 +145,32 @@ class Sync:
         # Whoever begins later than all before was read leaves something out, and the next run must not.
         self._keeps = since is None or begin <= span[0] or (kept is not None and since <= _position(kept))
         done.at = done.first = begin
-        gathering = self._history.gathering(begin)
+        try:
+            await self._through(stop, begin, span)
+        finally:
+            await self._written()
+        return done
+
+    async def _through(self, stop: Event, begin: int, span: tuple[int, int]) -> None:
+        """All pieces from `begin` on."""
+        done, gathering = self._done, self._history.gathering(begin)
         async for piece in self._history.pieces(begin, span[1]):
             gathering.take(piece.records)
             done.records += len(piece.records)
             await self._take(gathering.settled(piece.until), gathering, span[0])
             done.at = max(done.at, min(piece.until, span[1]))
             if len(self._waiting) >= BATCH or stop.is_set():
-                await self._write()
                 oldest = gathering.oldest
-                await self._keep((done.at if oldest is None else min(oldest, done.at)) - _BEFORE_S)
+                await self._write((done.at if oldest is None else min(oldest, done.at)) - _BEFORE_S)
             self._show(done)
             if stop.is_set():
                 done.stopped = True
-                return done
+                return
         await self._take(gathering.rest(), gathering, span[0])
-        await self._write()
         done.at = span[1]
-        await self._keep(span[1])
+        await self._write(span[1])
+        await self._written()
         self._show(done)
-        return done
 
     def _begin(self, since: int | None, kept: int | None) -> int:
         wanted = since if since is not None else kept
@@ -185,23 +202,37 @@ class Sync:
                     self._done.cut += 1
         self._waiting.update(whole)
 
-    async def _write(self) -> None:
-        """Write what waits."""
-        waiting, self._waiting = self._waiting, {}
-        names = list(waiting)
-        for start in range(0, len(names), BATCH):
-            lines: dict[str, list[CallRow]] = {}
-            recent: list[Cdr] = []
-            for linkedid in names[start : start + BATCH]:
-                call = waiting[linkedid]
-                if ended_by(call, self._recent):
-                    lines[linkedid] = self._rows(call)
-                else:
-                    recent += call
+    async def _write(self, at: int) -> None:
+        """Have what waits be written from now on, as soon as what was before it is there, and then keep `at`."""
+        waiting, self._waiting = list(self._waiting.values()), {}
+        # Lines are made while the database still writes those before.
+        batches = [self._batch(waiting[start : start + BATCH]) for start in range(0, len(waiting), BATCH)]
+        await self._written()
+        self._writing = create_task(self._put(batches, at))
+
+    def _batch(self, calls: Iterable[list[Cdr]]) -> _Batch:
+        lines: dict[str, list[CallRow]] = {}
+        recent: list[Cdr] = []
+        for call in calls:
+            if ended_by(call, self._recent):
+                lines[call[0].linkedid] = self._rows(call)
+            else:
+                recent += call
+        return _Batch(lines, recent)
+
+    async def _written(self) -> None:
+        """Wait for what is being written; raises what that raised."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            await writing
+
+    async def _put(self, batches: Iterable[_Batch], at: int) -> None:
+        for lines, recent in batches:
             self._done.lines += await self._store.replace(self._pbx, lines) if lines else 0
             for begin in range(0, len(recent), _ADD):
                 self._done.added += await self._store.add(recent[begin : begin + _ADD])
             self._done.calls += len(lines) + len(calls_of(recent))
+        await self._keep(at)
 
 
 def _position(kept: str) -> int:

@@ -14,6 +14,7 @@ Memory is bounded: it holds the calls that go on, and which were given away late
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 
 from crmbridge.calls.cdr import Cdr, epoch
 
@@ -34,6 +35,24 @@ Calls = dict[str, list[Cdr]]
 """By linkedid, the records of each."""
 
 
+class _Open:
+    """A call of which more records may come; its times are kept, as each is asked for again and again."""
+
+    __slots__ = ("end", "first", "records")
+
+    def __init__(self, one: Cdr, start: int) -> None:
+        """`start`: when this record starts, in epoch seconds, as are `first` and `end`."""
+        self.records = [one]
+        self.first = start
+        self.end = start + one.duration_s
+
+    def add(self, one: Cdr, start: int) -> None:
+        """Another record."""
+        self.records.append(one)
+        self.first = min(self.first, start)
+        self.end = max(self.end, start + one.duration_s)
+
+
 class Gathering:
     """Calls on their way to being whole."""
 
@@ -46,7 +65,7 @@ class Gathering:
         self._slack_s = slack_s
         self._guess = guess
         self._most = remembered
-        self._open: Calls = {}
+        self._open: dict[str, _Open] = {}
         self._given: dict[str, int] = {}
         """Linkedid → its first start; in the order in which they were given away."""
         self.again: dict[str, int] = {}
@@ -56,53 +75,46 @@ class Gathering:
     def oldest(self) -> int | None:
         """The first start among the calls that were not given away yet: from there on all must be read again, if what
         is in memory is lost."""
-        return min((_epoch(one) for records in self._open.values() for one in records), default=None)
+        return min((call.first for call in self._open.values()), default=None)
 
     def take(self, records: Iterable[Cdr]) -> None:
         """Take up records."""
         gathered, given = self._open, self._given
         for one in records:
-            linkedid = one.linkedid
+            linkedid, start = one.linkedid, _epoch(one)
             call = gathered.get(linkedid)
             if call is not None:
-                call.append(one)
-            elif linkedid in given:
-                self._reopen(one, given.pop(linkedid))
-            else:
-                begun = self._may_have_begun(one)
-                if begun is None:
-                    gathered[linkedid] = [one]
-                else:
-                    self._reopen(one, begun)
+                call.add(one, start)
+                continue
+            begun = given.pop(linkedid) if linkedid in given else self._may_have_begun(linkedid, start)
+            gathered[linkedid] = _Open(one, start)
+            if begun is not None:
+                self.again[linkedid] = min(begun, self.again.get(linkedid, begun))
 
     def settled(self, until: int) -> Calls:
         """Give away the calls that have ended, when all that starts before `until` (epoch seconds) was taken."""
         limit = until - self._slack_s
-        whole = {linkedid: call for linkedid, call in self._open.items() if _has_ended(call, limit)}
-        return self._give(whole)
+        return self._give([linkedid for linkedid, call in self._open.items() if call.end < limit])
 
     def rest(self) -> Calls:
         """Give away all that there is: nothing more will come."""
-        return self._give(self._open.copy())
+        return self._give(list(self._open))
 
-    def _give(self, whole: Calls) -> Calls:
-        for linkedid, call in whole.items():
-            del self._open[linkedid]
-            self._given[linkedid] = min(*map(_epoch, call), self.again.get(linkedid, _epoch(call[0])))
+    def _give(self, linkedids: Iterable[str]) -> Calls:
+        whole: Calls = {}
+        for linkedid in linkedids:
+            call = self._open.pop(linkedid)
+            self._given[linkedid] = min(call.first, self.again.get(linkedid, call.first))
+            whole[linkedid] = call.records
         excess = len(self._given) - self._most
-        for linkedid in list(self._given)[: max(excess, 0)]:
+        for linkedid in list(islice(self._given, max(excess, 0))):
             # Of calls that began before this one ended, not all are known from now on.
             self._since = max(self._since, self._given.pop(linkedid))
         return whole
 
-    def _reopen(self, one: Cdr, begun: int) -> None:
-        self._open[one.linkedid] = [one]
-        self.again[one.linkedid] = min(begun, self.again.get(one.linkedid, begun))
-
-    def _may_have_begun(self, one: Cdr) -> int | None:
+    def _may_have_begun(self, linkedid: str, start: int) -> int | None:
         """Since when the call may go on, where that is before what we know; None where it is known from its begin."""
-        start = _epoch(one)
-        told = epoch(one.linkedid)
+        told = epoch(linkedid)
         if told is not None and start - LONGEST_CALL_S <= told <= start + _AHEAD_S:
             return told - _AHEAD_S if told < self._since + _AHEAD_S else None
         earliest = start - LONGEST_CALL_S
@@ -124,11 +136,10 @@ def calls_of(records: Iterable[Cdr]) -> Calls:
 
 def ended_by(call: Iterable[Cdr], at: float) -> bool:
     """Whether all of a call's records ended before that, in epoch seconds."""
-    return all(_epoch(one) + one.duration_s < at for one in call)
-
-
-def _has_ended(call: list[Cdr], limit: int) -> bool:
-    return call[-1].start_at.timestamp() < limit and ended_by(call, limit)
+    for one in call:  # noqa: SIM110  # `all` takes 0.8 µs in place of 0.5, for each call
+        if _epoch(one) + one.duration_s >= at:
+            return False
+    return True
 
 
 def _epoch(one: Cdr) -> int:
