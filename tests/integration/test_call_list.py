@@ -428,9 +428,9 @@ async def test_a_lookup_reads_one_range_of_an_index_in_order(
     def listen(*args: Any) -> None:  # noqa: ANN401  # SQLAlchemy's signature
         ran.append((args[2], args[3]))
 
-    event.listen(calls._database._engine.sync_engine, "before_cursor_execute", listen)
+    event.listen(calls._database._reading.sync_engine, "before_cursor_execute", listen)
     await calls.by_number("5", limit=10, **which, **since)  # type: ignore[arg-type]  # a test's table
-    event.remove(calls._database._engine.sync_engine, "before_cursor_execute", listen)
+    event.remove(calls._database._reading.sync_engine, "before_cursor_execute", listen)
     selects = [(sql, values) for sql, values in ran if "FROM" in sql]
     assert len(selects) == 2
 

@@ -154,7 +154,7 @@ async def test_the_session_is_ours_whatever_the_server_has(fresh: Fresh, calls: 
 
     fresh.server.run("SET GLOBAL sql_mode = 'NO_BACKSLASH_ESCAPES,ANSI_QUOTES', time_zone = '+02:00'")
     try:
-        assert await calls._database.read(session) == (
+        assert await calls._database.write(session) == (
             "+00:00",
             "STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION",
             "READ-COMMITTED",
@@ -363,6 +363,7 @@ async def test_a_read_only_server(fresh: Fresh, calls: CallList) -> None:
 async def test_no_connection_left(fresh: Fresh, calls: CallList) -> None:
     user = f"ALTER USER '{fresh.user}'@'127.0.0.1' WITH MAX_USER_CONNECTIONS"
     await calls.add([record(1)])
+    assert shown(await calls.by_number(KEY)) == [("777", 5)]
     with changed(fresh, f"{user} 1", f"{user} 0"):
         async with open_call_list(fresh.url, HISTORY.rows, HERE):
             assert "has no connection left for us: raise max_connections" in await refusal(opening(fresh.url))
