@@ -7,17 +7,17 @@ import asyncio
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from tests.asterisk.lab import mariadb, sipp
 from tests.asterisk.lab import pbx as lab_pbx
+from tests.asterisk.lab import sipp
 from tests.asterisk.lab.bridge import ANSWER, COMMAND, CRM, RING, Bridge, ask, configured, started
 from tests.asterisk.lab.network import Network
 from tests.asterisk.lab.pbx import Pbx
-from tests.asterisk.test_record_files import inside, shipped, with_odbc
+from tests.asterisk.test_record_files import by_odbc, inside, with_odbc
 
 from crmbridge.demo.receiver import Receiver
 
@@ -28,24 +28,6 @@ FILE = "/var/log/asterisk/cdr-custom/crmbridge.csv"
 TABLE = "mysql+asyncmy://crmbridge:REPLACE-ME-TOO@127.0.0.1/asteriskcdrdb"
 
 assert with_odbc is not None  # a fixture
-
-
-@pytest.fixture
-def by_odbc(root: tuple[str, Path], with_odbc: Path) -> Iterator[tuple[Pbx, mariadb.Database]]:
-    """An Asterisk that writes into a database."""
-    version, path = root
-    with (
-        Network() as network,
-        mariadb.running(network, port=3306) as database,
-        lab_pbx.running(version, path, network, shipped=with_odbc) as pbx,
-    ):
-        database.run(shipped("cdr.sql"))
-        inside(pbx, "/etc/odbc.ini").write_text(shipped("odbc.ini"))
-        pbx.configure("res_odbc.conf", shipped("res_odbc.conf").replace(";password =", "password ="))
-        pbx.cli("module reload res_odbc.so")
-        pbx.configure("cdr_adaptive_odbc.conf", shipped("cdr_adaptive_odbc.conf"))
-        pbx.cli("module load cdr_adaptive_odbc.so")
-        yield pbx, database
 
 
 @asynccontextmanager
@@ -82,26 +64,26 @@ async def listed(network: Network, calls: int) -> None:
         assert call["filename"].startswith("in-0723456777-")
 
 
-async def test_a_table(by_odbc: tuple[Pbx, mariadb.Database], tmp_path: Path) -> None:
-    pbx, database = by_odbc
-    async with asyncio.timeout(LIMIT_S):
-        await a_call(pbx.network, tmp_path)
-        async with running(pbx, tmp_path, TABLE) as (bridge, crm):
-            await listed(pbx.network, 1)
+async def test_a_table(root: tuple[str, Path], with_odbc: Path, tmp_path: Path) -> None:
+    with by_odbc(root, with_odbc) as (pbx, database):
+        async with asyncio.timeout(LIMIT_S):
             await a_call(pbx.network, tmp_path)
-            await listed(pbx.network, 2)
-            assert crm.targets == [RING, ANSWER]
-            server = int(Path(database.run("SELECT @@pid_file").splitlines()[1]).read_text())  # noqa: ASYNC240
-            os.kill(server, signal.SIGSTOP)
-            try:
+            async with running(pbx, tmp_path, TABLE) as (bridge, crm):
+                await listed(pbx.network, 1)
                 await a_call(pbx.network, tmp_path)
-                await crm.wait_for(4)
-                assert crm.targets == [RING, ANSWER] * 2, "no popup waits for it"
-            finally:
-                os.kill(server, signal.SIGCONT)
-            await listed(pbx.network, 3)
-        assert bridge.process.returncode == 0
-        assert "REPLACE-ME-TOO" not in "".join(bridge.lines)
+                await listed(pbx.network, 2)
+                assert crm.targets == [RING, ANSWER]
+                server = int(Path(database.run("SELECT @@pid_file").splitlines()[1]).read_text())  # noqa: ASYNC240
+                os.kill(server, signal.SIGSTOP)
+                try:
+                    await a_call(pbx.network, tmp_path)
+                    await crm.wait_for(4)
+                    assert crm.targets == [RING, ANSWER] * 2, "no popup waits for it"
+                finally:
+                    os.kill(server, signal.SIGCONT)
+                await listed(pbx.network, 3)
+            assert bridge.process.returncode == 0
+            assert "REPLACE-ME-TOO" not in "".join(bridge.lines)
 
 
 async def test_a_file(root: tuple[str, Path], tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC
 from pathlib import Path
 
@@ -98,8 +99,9 @@ def with_odbc(tmp_path: Path) -> Path:
     return folder
 
 
-async def test_the_table_by_odbc(root: tuple[str, Path], with_odbc: Path) -> None:
-    """Every step of asterisk-conf/vanilla/odbc, as its files say."""
+@contextmanager
+def by_odbc(root: tuple[str, Path], with_odbc: Path) -> Iterator[tuple[Pbx, mariadb.Database]]:
+    """An Asterisk that writes into a database, by every step of asterisk-conf/vanilla/odbc, as its files say."""
     version, path = root
     with (
         Network() as network,
@@ -112,6 +114,12 @@ async def test_the_table_by_odbc(root: tuple[str, Path], with_odbc: Path) -> Non
         pbx.cli("module reload res_odbc.so")
         pbx.configure("cdr_adaptive_odbc.conf", shipped("cdr_adaptive_odbc.conf"))
         pbx.cli("module load cdr_adaptive_odbc.so")  # there was no file of that name
+        yield pbx, database
+
+
+async def test_the_table_by_odbc(root: tuple[str, Path], with_odbc: Path) -> None:
+    """Every step of asterisk-conf/vanilla/odbc, as its files say."""
+    with by_odbc(root, with_odbc) as (pbx, database):
         assert "Adaptive ODBC" in pbx.cli("cdr show status")
         expected = await told(pbx, "did_answered", "queue_local_members")
         count = "SELECT COUNT(*) FROM asteriskcdrdb.cdr"

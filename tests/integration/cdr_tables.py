@@ -8,23 +8,12 @@ from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 from tests.asterisk.lab import mariadb
+from tests.recorded import NUMBERS, history
 
 from crmbridge.calls.cdr import Cdr
-from crmbridge.calls.channels import Endpoints
-from crmbridge.calls.clients import Clients
-from crmbridge.calls.history import History, is_extension, parties
-from crmbridge.calls.numbers import Numbers
 
 HERE = ZoneInfo("Asia/Jerusalem")
-ENDPOINTS = Endpoints(extensions=r"7\d\d", trunks=["PJSIP/trunk"])
-NUMBERS = Numbers(region="IL", form="national", anonymous="anonymous")
-HISTORY = History(
-    party=parties(ENDPOINTS),
-    is_extension=is_extension(ENDPOINTS),
-    number=NUMBERS.caller,
-    key=NUMBERS.same,
-    client=Clients("10").of_call,
-)
+HISTORY = history(r"7\d\d", ["PJSIP/trunk"])
 CALLER = "033004799"
 KEY = NUMBERS.same(CALLER)
 

@@ -13,26 +13,16 @@ import pytest
 from sqlalchemy import Row, event
 from sqlalchemy.ext.asyncio import AsyncConnection
 from tests.integration.conftest import Fresh
+from tests.recorded import NUMBERS, history
 
 from crmbridge.calls.cdr import Cdr
-from crmbridge.calls.channels import Endpoints
-from crmbridge.calls.clients import Clients
-from crmbridge.calls.history import CallRow, History, Page, Position, is_extension, parties
-from crmbridge.calls.numbers import Numbers
+from crmbridge.calls.history import CallRow, Page, Position
 from crmbridge.store import call_pruning
 from crmbridge.store.call_list import CallList, open_call_list
 from crmbridge.store.schema import StoreError
 
 BEGAN = datetime(2026, 11, 23, 10, 0, tzinfo=UTC)
-ENDPOINTS = Endpoints(extensions=r"7\d\d", trunks=["PJSIP/trunk"])
-NUMBERS = Numbers(region="IL", form="national", anonymous="anonymous")
-HISTORY = History(
-    party=parties(ENDPOINTS),
-    is_extension=is_extension(ENDPOINTS),
-    number=NUMBERS.caller,
-    key=NUMBERS.same,
-    client=Clients("10").of_call,
-)
+HISTORY = history(r"7\d\d", ["PJSIP/trunk"])
 
 
 def record(call: int = 1, channel: str = "PJSIP/trunk-1", dstchannel: str = "PJSIP/777-2", **other: object) -> Cdr:

@@ -239,7 +239,7 @@ class _Run:
         began = self._loop.time()
         await self._pbx.play(replace(recorded, raw=recorded.raw.replace(NUMBER.encode(), number.encode())), speed=SPEED)
         ended = self._loop.time()
-        talking = began + _seconds_until(recorded, b"Event: BridgeEnter") / SPEED
+        talking = began + seconds_until(recorded, b"Event: BridgeEnter") / SPEED
         self._told.calls.append(Call(number, (began, ended), (min(talking, ended), ended + 2 * SETTLE_S)))
 
     async def _settled(self, bridge: Bridge) -> None:
@@ -260,7 +260,7 @@ class _Run:
         return listed
 
 
-def _seconds_until(trace: Trace, what: bytes) -> float:
+def seconds_until(trace: Trace, what: bytes) -> float:
     """From the first frame of a recording to the first of a kind."""
     seconds = 0.0
     for wait_s, frame in trace.frames():

@@ -23,7 +23,7 @@ from typing import Any
 
 import aiohttp
 from asyncmy.errors import InternalError, OperationalError
-from tests.asterisk.faults.crm import NUMBER, RECORDED, SPEED, _seconds_until
+from tests.asterisk.faults.crm import NUMBER, RECORDED, SPEED, seconds_until
 from tests.asterisk.faults.crm_heard import heard
 from tests.asterisk.faults.database_faults import DURABLE, FAULTS, as_root
 from tests.asterisk.faults.judge import SETTLE_S, Call, Report, Sight, judge
@@ -214,7 +214,7 @@ class _Run:
         prefix = f"{datetime.now(UTC).timestamp():.0f}.{int(number[3:])}-"  # columns hold 32 characters
         await self.pbx.play(trace, speed=SPEED, prefix=prefix)
         ended = self._loop.time()
-        talking = began + _seconds_until(trace, b"Event: BridgeEnter") / SPEED
+        talking = began + seconds_until(trace, b"Event: BridgeEnter") / SPEED
         outcome.calls.append(Call(number, (began, ended), (min(talking, ended), ended + 2 * SETTLE_S)))
         self._listed.append(number)
         self._rows.put_nowait(row.format(prefix=prefix))
