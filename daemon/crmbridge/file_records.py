@@ -16,7 +16,7 @@ import structlog
 from crmbridge.calls.gathering import LONGEST_CALL_S
 from crmbridge.following import Follower
 from crmbridge.pbx.cdr_file import CdrFiles, Place, place_of
-from crmbridge.records import AT_ONCE, Store
+from crmbridge.records import AT_ONCE, Store, say_stored
 
 log = structlog.get_logger("crmbridge.cdr")
 
@@ -73,6 +73,7 @@ class FileRecords(Follower):
         part = await asyncio.to_thread(self._files.read, place)
         for start in range(0, len(part.records), AT_ONCE):
             await self._store.add(part.records[start : start + AT_ONCE])
+            say_stored(part.records[start : start + AT_ONCE])
         if part.place != place:
             await self._store.set_progress(self._pbx, PROGRESS, part.place.text(self._files.path))
         self._place = part.place

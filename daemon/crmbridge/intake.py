@@ -159,11 +159,12 @@ class Intake:
         events = [event for frame, at, _ in batch for event in self._understand(frame, at)]
         for frame, at, _ in batch:
             self._show(frame, at)
-        for endpoint, context in self._tracker.strangers():
+        for endpoint, context, linkedid in self._tracker.strangers():
             log.warning(
                 "pbx.unknown_line",
                 endpoint=endpoint,
                 context=context,
+                linkedid=linkedid,
                 hint="not told to the CRM: add it to pbx.trunks or pbx.endpoints, or its context to inbound_contexts",
             )
         if not events:
@@ -179,7 +180,7 @@ class Intake:
             return self._tracker.handle(frame, at)
         except Exception:
             # One event that nobody understands must not cost the popups of the calls behind it.
-            log.exception("intake.event_failed", frame=dict(frame))
+            log.exception("intake.event_failed", **_about(frame))
             return []
 
     def _show(self, frame: Frame, at: datetime) -> None:
@@ -187,14 +188,19 @@ class Intake:
             if self._watch is not None:
                 self._watch(frame, at)
         except Exception:
-            log.exception("intake.event_failed", frame=dict(frame))
+            log.exception("intake.event_failed", **_about(frame))
 
 
 def _hand_over(frame: Frame, other: Callable[[Frame], None]) -> None:
     try:
         other(frame)
     except Exception:
-        log.exception("intake.event_failed", frame=dict(frame))
+        log.exception("intake.event_failed", **_about(frame))
+
+
+def _about(frame: Frame) -> dict[str, object]:
+    # `Cdr` has it as our mapping in cdr_manager.conf writes it.
+    return {"linkedid": frame.get("Linkedid") or frame.get("LinkedID"), "frame": dict(frame)}
 
 
 def _say(event: CallEvent) -> None:

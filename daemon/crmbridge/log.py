@@ -1,20 +1,73 @@
 """How log lines look: colours in a terminal, JSON for machines. Both go to standard error.
 
 Every part logs through structlog, with dotted event names and keyword fields; lines of libraries come out in the same
-form. Numbers can be masked here, in one place, for whatever part logs them.
+form. Numbers can be masked here, in one place, for whatever part logs them (`masking`), and what is said again and
+again is held back and counted (`repetition`).
 """
 
 from __future__ import annotations
 
+import asyncio
+import copy
 import logging
 import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
 from typing import Literal
 
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
-_NUMBER_FIELDS = ("number", "numbers", "did")
-_SHOWN_DIGITS = 3
+from crmbridge.masking import masked
+from crmbridge.repetition import Kind, Repetition, kind
+
+log = structlog.get_logger("crmbridge.log")
+
+TELL_EVERY_S = 10.0
+"""How often is looked for lines that were held back and are to be told now."""
+
+counts: dict[str, int] = dict.fromkeys(("debug", "info", "warning", "error", "critical"), 0)
+"""Lines since the start, by level, those that were held back included."""
+
+
+class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # standard error, whichever it is
+    """Writes lines, but not the same one again and again."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self.repetition = Repetition[logging.LogRecord]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, or hold it back. Called with the handler's lock held, from any thread."""
+        level = record.levelname.lower()
+        counts[level] = counts.get(level, 0) + 1
+        held = self.repetition.admit(_kind(level, record), time.monotonic(), lambda: _without_frames(record))
+        if held is not None:
+            self._write(record, held)
+
+    def tell_held_back(self) -> None:
+        """Write what was held back, where it is time."""
+        self._write_all(self.repetition.due)
+
+    def close(self) -> None:
+        """Write all that was held back: the process ends."""
+        self._write_all(self.repetition.rest)
+        super().close()
+
+    def _write_all(self, which: Callable[[float], list[tuple[logging.LogRecord, int]]]) -> None:
+        self.acquire()
+        try:
+            for record, more in which(time.monotonic()):
+                self._write(record, more)
+        finally:
+            self.release()
+
+    def _write(self, record: logging.LogRecord, repeated: int) -> None:
+        if repeated:
+            record.repeated = repeated
+        super().emit(record)
 
 
 def configure(*, level: str, form: Literal["auto", "json", "console"], mask_numbers: bool) -> None:
@@ -27,18 +80,20 @@ def configure(*, level: str, form: Literal["auto", "json", "console"], mask_numb
         structlog.processors.TimeStamper(fmt="%H:%M:%S.%f" if console else "iso", utc=not console),
         structlog.processors.StackInfoRenderer(),
     ]
+    # As text, in either form: structlog's own way with terminals shows the values of variables, secrets among them.
+    tail: list[Processor] = [structlog.processors.format_exc_info, _add_repeated]
     if mask_numbers:
-        shared.append(_mask_numbers)
+        tail.append(_mask_numbers)
+    tail.append(structlog.stdlib.ProcessorFormatter.remove_processors_meta)
     if console:
-        tail: list[Processor] = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        plain = structlog.dev.plain_traceback
+        tail.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain))
     else:
-        tail = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *tail]
-        )
-    )
+        tail.append(structlog.processors.JSONRenderer(ensure_ascii=False))
+    for before in _handlers():
+        before.close()
+    handler = _Handler()
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=tail))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)  # libraries speak up only when something is wrong
@@ -60,14 +115,64 @@ def set_level(level: str) -> None:
     logging.getLogger("crmbridge").setLevel(level.upper())
 
 
-def _mask_numbers(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    for field in _NUMBER_FIELDS:
-        if field in event:
-            event[field] = mask(event[field])
+async def tell_held_back() -> None:
+    """Have lines written that were held back, when their time has come; until cancelled."""
+    while True:
+        await asyncio.sleep(TELL_EVERY_S)
+        for handler in _handlers():
+            handler.tell_held_back()
+
+
+def held_back() -> int:
+    """Lines held back since the start."""
+    return sum(handler.repetition.held_back for handler in _handlers())
+
+
+def catch_the_rest() -> None:
+    """What Python would print by itself, unmasked, becomes lines of ours: it is mostly the end of the process."""
+    logging.raiseExceptions = False  # else a line that can't be written is printed with all its values
+    sys.excepthook = _died
+    sys.unraisablehook = lambda told: _passed_over(told.exc_value)
+    threading.excepthook = lambda told: _passed_over(told.exc_value)
+
+
+def _handlers() -> list[_Handler]:
+    return [handler for handler in logging.getLogger().handlers if isinstance(handler, _Handler)]
+
+
+def _died(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    del kind, traceback
+    if isinstance(error, KeyboardInterrupt):
+        return
+    log.critical("bridge.died", exc_info=error, effect="systemd starts it again; callbacks on disk are sent then")
+
+
+def _passed_over(error: BaseException | None) -> None:
+    log.error("bridge.error_passed_over", exc_info=error)
+
+
+def _kind(level: str, record: logging.LogRecord) -> Kind:
+    if isinstance(record.msg, Mapping):
+        return kind(level, record.msg)
+    return Kind((record.name, level, str(record.msg)))  # a library's, before its values are put in
+
+
+def _without_frames(record: logging.LogRecord) -> logging.LogRecord:
+    """A line as it is kept: without an exception, which would keep all that its functions knew."""
+    kept = copy.copy(record)
+    if isinstance(record.msg, Mapping):
+        kept.msg = {name: value for name, value in record.msg.items() if name != "exc_info"}
+    else:
+        kept.msg, kept.args = record.getMessage(), None
+    kept.exc_info = kept.exc_text = None
+    return kept
+
+
+def _add_repeated(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    if repeated := getattr(event["_record"], "repeated", 0):
+        event["repeated"] = repeated
     return event
 
 
-def mask(number: object) -> str:
-    """A number with all but its last digits hidden."""
-    text = str(number)
-    return "*" * (len(text) - _SHOWN_DIGITS) + text[-_SHOWN_DIGITS:]
+def _mask_numbers(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    return {name: value if name.startswith("_") else masked(value, name) for name, value in event.items()}

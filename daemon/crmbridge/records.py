@@ -8,7 +8,7 @@ sources that keep what they had to say.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -26,6 +26,8 @@ MOST_WAITING = 50_000
 """Records kept while the store refuses them (some 50 MB); beyond it the newest are dropped, loudly."""
 AT_ONCE = 500
 """Records that are taken up in one transaction."""
+MOST_NAMED = 100
+"""Calls that have a line of their own where so many are taken up at once; more come after an outage only."""
 RETRY_S = 5.0
 
 
@@ -78,7 +80,7 @@ class EventRecords:
         try:
             one = self._read(event)
         except ValueError as error:
-            log.warning("cdr.unreadable", reason=str(error), uniqueid=event.get("UniqueID"))
+            say_unreadable(event, str(error))
             return
         if len(self._waiting) >= MOST_WAITING:
             log.error("cdr.dropped", linkedid=one.linkedid, hint="the call list's store refuses for too long")
@@ -118,8 +120,22 @@ class EventRecords:
         except StoreError as error:
             log.error("cdr.not_stored", error=str(error), waiting=len(self._waiting))
             return False
-        for one in some:
+        for _ in some:
             self._waiting.popleft()
-            log.debug("cdr.stored", linkedid=one.linkedid, uniqueid=one.uniqueid)
+        say_stored(some)
         log.debug("cdr.taken_up", records=len(some), new=new)
         return True
+
+
+def say_unreadable(event: Mapping[str, str], reason: str) -> None:
+    """An AMI `Cdr` event that is no record."""
+    ids = {name.lower(): value for name, value in event.items() if name.lower() in {"linkedid", "uniqueid"}}
+    log.warning("cdr.unreadable", reason=reason, **ids)
+
+
+def say_stored(records: Sequence[Cdr]) -> None:
+    """One line for each call, while there are not so many that this is history."""
+    calls = Counter(one.linkedid for one in records)
+    if len(calls) <= MOST_NAMED:
+        for linkedid, count in calls.items():
+            log.info("cdr.stored", linkedid=linkedid, records=count)

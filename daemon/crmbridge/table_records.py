@@ -27,7 +27,7 @@ from crmbridge.calls.wall_time import seconds
 from crmbridge.following import Follower
 from crmbridge.pbx.cdr_table import CdrTable, TooSlowError
 from crmbridge.pbx.pace import Pace
-from crmbridge.records import Store
+from crmbridge.records import Store, say_stored, say_unreadable
 
 log = structlog.get_logger("crmbridge.cdr")
 
@@ -136,7 +136,7 @@ class TableRecords(Follower):
         if (made := epoch(uniqueid)) is not None:
             places.update(self._table.wall_time.reach(made, made))
         if not places or not uniqueid:
-            log.warning("cdr.unreadable", reason="a Cdr event without UniqueID or StartTime", uniqueid=uniqueid)
+            say_unreadable(event, "a Cdr event without UniqueID or StartTime")
             return
         now = asyncio.get_running_loop().time()
         self._last_bell = now
@@ -314,6 +314,7 @@ class TableRecords(Follower):
             new = await self._from_before(records if self._is_first else new, begun) + new
         for start in range(0, len(new), AT_ONCE):
             await self._store.add(new[start : start + AT_ONCE])
+        say_stored(new)
         return len(new)
 
     async def _from_before(self, some: Sequence[Cdr], begun: int) -> list[Cdr]:

@@ -9,7 +9,7 @@ import json
 import signal
 import sqlite3
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -65,6 +65,10 @@ class Daemon:
     async def logged_one_of(self, *events: str) -> None:
         async with self._changed, asyncio.timeout(LIMIT_S):
             await self._changed.wait_for(lambda: any(self._of(event) for event in events))
+
+    async def until(self, happened: Callable[[], bool]) -> None:
+        async with self._changed, asyncio.timeout(LIMIT_S):
+            await self._changed.wait_for(happened)
 
     def _of(self, event: str) -> list[dict[str, Any]]:
         return [line for line in self.lines if line["event"] == event]

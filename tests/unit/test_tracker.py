@@ -144,7 +144,7 @@ def test_a_caller_on_an_unknown_line_is_noted_once_and_told_to_nobody() -> None:
     tracker = Tracker(pbx="pbx", endpoints=endpoints, clients=Clients("10"), caller=NUMBERS.caller)
     for _ in range(2):
         assert run(tracker, frames(trace.raw)) == []
-    assert tracker.strangers() == [("PJSIP/trunk-bezeq", "from-trunk")]
+    assert tracker.strangers() == [("PJSIP/trunk-bezeq", "from-trunk", "1795413177.274")]
     assert tracker.strangers() == []
 
 
@@ -412,7 +412,7 @@ def test_a_trunk_that_looks_like_a_phone_is_noted() -> None:
     endpoints = Endpoints(extensions=r"7\d\d", inbound_contexts=["from-trunk"])
     tracker = Tracker(pbx="pbx", endpoints=endpoints, clients=Clients("10"), caller=NUMBERS.caller)
     assert run(tracker, frames(raw)) == []
-    assert tracker.strangers() == [("PJSIP/700", "from-trunk")]
+    assert tracker.strangers() == [("PJSIP/700", "from-trunk", "1795413177.274")]
 
 
 def test_events_without_their_headers_do_no_harm() -> None:

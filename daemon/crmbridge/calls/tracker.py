@@ -62,7 +62,7 @@ class Tracker:
         self._hints = Listing("Exten", "Context")
         self._devices = Listing("Key")
         self._strangers: set[str] = set()
-        self._new_strangers: list[tuple[str, str]] = []
+        self._new_strangers: list[tuple[str, str, str]] = []
 
     def __len__(self) -> int:
         """How many channels are followed."""
@@ -84,8 +84,11 @@ class Tracker:
             before.client_id, before.number = event.client_id, event.number
             before.told.add((event.kind, event.extension))
 
-    def strangers(self) -> list[tuple[str, str]]:
-        """Endpoints that called in and are neither extension nor trunk, with the context; each is handed out once."""
+    def strangers(self) -> list[tuple[str, str, str]]:
+        """Endpoints that called in and are neither extension nor trunk, with the context and the first call's linkedid.
+
+        Each is handed out once.
+        """
         new, self._new_strangers = self._new_strangers, []
         return new
 
@@ -372,7 +375,7 @@ class Tracker:
     def _note_stranger(self, leg: Leg) -> None:
         if leg.name.endpoint not in self._strangers and len(self._strangers) < _MOST_STRANGERS:
             self._strangers.add(leg.name.endpoint)
-            self._new_strangers.append((leg.name.endpoint, leg.context))
+            self._new_strangers.append((leg.name.endpoint, leg.context, leg.linkedid))
 
     def _may_have_come_in(self, leg: Leg) -> bool:
         """Whether nobody's phone is at the root of a call of its own here."""

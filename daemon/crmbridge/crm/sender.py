@@ -187,7 +187,7 @@ class Sender:
             self._wake.clear()
             await self._expire(self._lanes.take_overdue(self._clock.monotonic()))
             while entry := self._next():
-                task = tasks.create_task(self._deliver(entry, client))
+                task = tasks.create_task(self._deliver(entry, client), name=entry.delivery.event.linkedid)
                 self._requests.add(task)
                 task.add_done_callback(self._ended)
             await self._clock.wait(self._wake, self._next_at())
@@ -218,7 +218,8 @@ class Sender:
         if self._requests:
             await asyncio.wait(self._requests, timeout=self._settings.stop_grace_s)
         if self._requests:
-            log.warning("crm.stopped_with_requests_under_way", requests=len(self._requests))
+            linkedids = [task.get_name() for task in self._requests]
+            log.warning("crm.stopped_with_requests_under_way", requests=len(linkedids), linkedids=linkedids)
         for task in list(self._requests):
             task.cancel()
 
@@ -332,5 +333,6 @@ def _about(entry: Entry) -> dict[str, str]:
         "linkedid": event.linkedid,
         "extension": event.extension,
         "number": event.number,
+        "client_id": event.client_id,
         "operation": event.kind.value,
     }

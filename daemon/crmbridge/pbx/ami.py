@@ -329,4 +329,5 @@ class Ami:
                 self._deliver(frame, at)
             except Exception:
                 # One event that can't be taken must not end the connection, nor take those behind it along.
-                log.exception("ami.frame_failed", event_name=frame.get("Event"), frame=dict(frame))
+                linkedid = frame.get("Linkedid")
+                log.exception("ami.frame_failed", event_name=frame.get("Event"), linkedid=linkedid, frame=dict(frame))

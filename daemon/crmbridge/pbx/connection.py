@@ -169,7 +169,7 @@ class Connection(AMIProtocol):  # type: ignore[misc]  # panoramisk has no types
             self.handle_message(Message(dict(frame)))
         except Exception:
             # One answer that panoramisk can't take costs its action, which times out, and nothing else.
-            log.exception("ami.answer_failed", frame=dict(frame))
+            log.exception("ami.answer_failed", linkedid=frame.get("Linkedid"), frame=dict(frame))
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
         self.closed = True

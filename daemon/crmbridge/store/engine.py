@@ -90,7 +90,8 @@ def make_engine(url: str | URL, connections: int = 5, *, only_reads: bool = Fals
         return mysql.make_engine(address, connections, only_reads=only_reads)
     if address.database in {None, "", ":memory:"}:
         raise StoreError("store.url names no file: write sqlite+aiosqlite:////var/lib/crmbridge/calls.db")
-    engine = create_async_engine(address, pool_size=connections, max_overflow=0)
+    # hide_parameters, here and elsewhere: an error that quotes its values would write callers' numbers into the log
+    engine = create_async_engine(address, pool_size=connections, max_overflow=0, hide_parameters=True)
     _prepare_sqlite(engine.sync_engine)
     return engine
 
@@ -142,7 +143,7 @@ def open_or_later(
 
 
 def _sqlite_engine(path: Path) -> Engine:
-    engine = create_engine(sqlite_url(path).set(drivername="sqlite"), pool_size=1, max_overflow=0)
+    engine = create_engine(sqlite_url(path).set(drivername="sqlite"), pool_size=1, max_overflow=0, hide_parameters=True)
     _prepare_sqlite(engine)
     return engine
 
@@ -193,7 +194,7 @@ def reading_apart(engine: Engine) -> Engine:
 
     Nothing is kept open between them, so there is nothing to dispose of, and `engine` may be disposed of meanwhile.
     """
-    apart = create_engine(engine.url, poolclass=NullPool)
+    apart = create_engine(engine.url, poolclass=NullPool, hide_parameters=True)
     _prepare_sqlite(apart)
     return reading(apart)
 

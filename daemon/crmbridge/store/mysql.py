@@ -116,6 +116,7 @@ def make_engine(address: URL, connections: int, *, only_reads: bool = False) -> 
         **(reads if only_reads else {"isolation_level": "READ COMMITTED"}),
         pool_size=connections,
         max_overflow=0,
+        hide_parameters=True,
         pool_recycle=RECYCLE_S,
         connect_args={
             "connect_timeout": CONNECT_S,

@@ -142,12 +142,12 @@ class Dialer:
         try:
             _check(values)
         except ProblemError as problem:
-            bound.warning("dialer.refused", code=problem.code, reason=problem.message)
+            bound.warning("dialer.refused", click=asked.click_id, code=problem.code, reason=problem.message)
             self._trail.refused(replace(asked, code=problem.code, reason=problem.message))
             raise
         click = self._admit(request[GRANT], asked)
         if isinstance(click, Refusal):
-            bound.warning("dialer.refused", code=click.code.value, reason=click.message)
+            bound.warning("dialer.refused", click=asked.click_id, code=click.code.value, reason=click.message)
             self._trail.refused(replace(asked, code=click.code.value, reason=click.message))
             raise _problem(click.code, click.message, click.retry_after_s)
         is_new = click.id == asked.click_id
