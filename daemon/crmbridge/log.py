@@ -154,7 +154,8 @@ def _passed_over(error: BaseException | None) -> None:
 def _kind(level: str, record: logging.LogRecord) -> Kind:
     if isinstance(record.msg, Mapping):
         return kind(level, record.msg)
-    return Kind((record.name, level, str(record.msg)))  # a library's, before its values are put in
+    # A library's, before its values are put in; asyncio puts the names of its tasks in by itself, after a line's end.
+    return Kind((record.name, level, str(record.msg).partition("\n")[0]))
 
 
 def _without_frames(record: logging.LogRecord) -> logging.LogRecord:
