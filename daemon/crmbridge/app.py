@@ -23,11 +23,12 @@ from crmbridge.calls.tracker import Tracker
 from crmbridge.clicks import Clicks
 from crmbridge.config import ConfigError, Settings
 from crmbridge.intake import Frame, Intake
-from crmbridge.liveness import Pulses, status
+from crmbridge.liveness import Pulses
 from crmbridge.log import set_level
 from crmbridge.pbx import actions
 from crmbridge.pbx.ami import ActionTimeoutError, ConnectionLostError, NotConnectedError
 from crmbridge.retention import Keeps, Retention
+from crmbridge.standing import Standing
 from crmbridge.store.call_list import CallList
 from crmbridge.store.clicks import ClickStore, open_clicks
 from crmbridge.store.outbox import Outbox, open_outbox
@@ -36,7 +37,7 @@ from crmbridge.store.schema import StoreError
 from crmbridge.systemd import ServiceManager
 from crmbridge.web.call_list import CallListing, no_link
 from crmbridge.web.dialer import Dialer
-from crmbridge.web.metrics import Metrics, Readings
+from crmbridge.web.metrics import Metrics
 from crmbridge.web.ops import Ops
 from crmbridge.web.server import Part, Server
 from crmbridge.web.tls import TlsError
@@ -121,15 +122,16 @@ class _Bridge:
         self._channels = build.channels_of_named_phones(settings)
         self._timezone = build.pbx_timezone(settings.cdr)
         self._recordings = build.recordings(settings)
+        self._pulses = Pulses(time.monotonic)
+        self._metrics = Metrics(lambda: self._standing.readings())  # noqa: PLW0108  # which is made last
         self._listing = CallListing(
             by_number=calls.by_number,
             refusal=StoreError,
             key=numbers.same,
             timezone=self._timezone,
             link=self._recordings.link if self._recordings is not None else no_link,
+            took=self._metrics.looked_up,
         )
-        self._pulses = Pulses(time.monotonic)
-        self._metrics = Metrics(self._readings)
         self._sender = build.sender(settings.crm, outbox, self._pulses.of("sender"), self._count)
         self._records = build.call_records(settings, calls)
         others: dict[str, Callable[[Frame], None]] = {
@@ -146,10 +148,21 @@ class _Bridge:
             watch=self._watch,
             resync=self._resync,
             alive=self._pulses.of("intake"),
+            worked_off=self._metrics.worked_off,
         )
         wanted = Tracker.EVENTS | ClickCalls.EVENTS | PhoneStates.EVENTS | others.keys()
         self._ami = build.ami(
             settings, wanted=wanted, on_frame=self._intake.take, apart=others.keys(), alive=self._pulses.of("ami")
+        )
+        self._standing = Standing(
+            ami=self._ami,
+            clicks=self._clicks,
+            intake=self._intake,
+            listing=self._listing,
+            outbox=outbox,
+            records=self._records,
+            sender=self._sender,
+            tracker=self._tracker,
         )
 
     def _resync(self) -> None:
@@ -262,7 +275,7 @@ class _Bridge:
 
     def _server(self, listen: str | socket.socket) -> Server:
         clicks = Dialer(dialing=self._dialing, originate=self._originate, trail=self._clicks)
-        parts: list[Part] = [clicks, self._listing, Ops(self._troubles, self._metrics.text)]
+        parts: list[Part] = [clicks, self._listing, Ops(self._standing.troubles, self._metrics.text)]
         parts += [self._recordings] if self._recordings is not None else []
         return Server(
             listen=listen,
@@ -274,6 +287,12 @@ class _Bridge:
 
     async def _originate(self, extension: str, number: str, click_id: str) -> Result:
         """Have the PBX ring the extension and then dial the number. Sent once, whatever happens."""
+        began = time.monotonic()
+        result = await self._asked_for(extension, number, click_id)
+        self._metrics.originated(result.code, time.monotonic() - began)
+        return result
+
+    async def _asked_for(self, extension: str, number: str, click_id: str) -> Result:
         dialer = self._settings.dialer
         channel = self._channels.get(extension, dialer.channel)
         action = actions.originate(
@@ -295,52 +314,7 @@ class _Bridge:
         return Result() if answer.success else Result(Code.REFUSED, f"the PBX refused: {answer.message}")
 
     def _status(self) -> str:
-        stats = self._sender.stats()
-        troubles = {
-            "CRM does not answer": stats.crm_down,
-            "disk refuses the outbox": self._outbox.disk_refuses,
-            "disk hangs": self._outbox.disk_hangs,
-            "new settings refused": self._reload_refused,
-        }
-        return status(
-            connected=self._ami.connected,
-            calls=self._tracker.calls,
-            waiting=stats.waiting,
-            troubles=[trouble for trouble, there in troubles.items() if there],
-        )
+        return self._standing.line(reload_refused=self._reload_refused)
 
     def _count(self, delivery: Delivery, state: State, age_s: float) -> None:
         self._metrics.count(delivery.event.kind, state, age_s)
-
-    def _readings(self) -> Readings:
-        sender, outbox, intake = self._sender.stats(), self._outbox, self._intake
-        return Readings(
-            waiting=sender.waiting,
-            under_way=sender.under_way,
-            oldest_s=sender.oldest_s,
-            requests=sender.requests,
-            failed_requests=sender.failures,
-            crm_down=sender.crm_down,
-            disk_refuses=outbox.disk_refuses,
-            disk_hangs=outbox.disk_hangs,
-            unstored=outbox.unstored,
-            ami_connected=self._ami.connected,
-            calls=self._tracker.calls,
-            channels=len(self._tracker),
-            intake_waiting=intake.waiting,
-            intake_lag_s=intake.lag_s,
-            intake_dropped=intake.dropped,
-            call_list_up=not self._listing.is_away,
-            clicks=self._clicks.in_progress,
-            click_codes=self._clicks.codes(),
-            click_outcomes=self._clicks.outcomes(),
-        )
-
-    def _troubles(self) -> list[str]:
-        """Why the bridge can't do its work at present."""
-        troubles = {
-            f"no AMI session with the PBX: {self._ami.trouble}": not self._ami.connected,
-            "the disk refuses the outbox; callbacks go on from memory": self._outbox.disk_refuses,
-            "the disk hangs; callbacks go on from memory": self._outbox.disk_hangs,
-        }
-        return [trouble for trouble, there in troubles.items() if there]

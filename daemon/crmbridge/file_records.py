@@ -72,7 +72,7 @@ class FileRecords(Follower):
         place = self._place or await self._recall()
         part = await asyncio.to_thread(self._files.read, place)
         for start in range(0, len(part.records), AT_ONCE):
-            await self._store.add(part.records[start : start + AT_ONCE])
+            self.taken_up += await self._store.add(part.records[start : start + AT_ONCE])
             say_stored(part.records[start : start + AT_ONCE])
         if part.place != place:
             await self._store.set_progress(self._pbx, PROGRESS, part.place.text(self._files.path))

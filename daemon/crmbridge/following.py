@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import structlog
 
 from crmbridge.pbx.cdr_table import SourceError
+from crmbridge.records import Behind
 from crmbridge.store.schema import StoreError
 
 log = structlog.get_logger("crmbridge.cdr")
@@ -31,6 +32,9 @@ class Follower(ABC):
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
         self._away_since: float | None = None
+        self._away_is_source = False
+        self.taken_up = 0
+        """Records taken up since the start."""
         self._pause_s = FIRST_PAUSE_S
 
     @abstractmethod
@@ -52,6 +56,19 @@ class Follower(ABC):
     @abstractmethod
     def connected(self, event: Mapping[str, str]) -> None:
         """There is a new AMI session, and there may have been records before it."""
+
+    def behind(self) -> Behind:
+        """How far the call list is behind the source."""
+        now = asyncio.get_running_loop().time()
+        away = self._away_since is not None
+        told_at = self.told_of()
+        since = min([at for at in (self._away_since, *told_at) if at is not None], default=now)
+        source_away = away and self._away_is_source
+        return Behind(len(told_at), now - since, self.taken_up, source_away, store_away=away and not source_away)
+
+    def told_of(self) -> Sequence[float]:
+        """When there was told of records that were not found yet, on the loop's clock."""
+        return ()
 
     def wake(self) -> None:
         """Something is due earlier than was thought."""
@@ -93,10 +110,11 @@ class Follower(ABC):
                     await self._wake.wait()
 
     async def _while_away(self, error: SourceError | StoreError) -> None:
+        self._away_is_source = isinstance(error, SourceError)
         if self._away_since is None:
             self._away_since = asyncio.get_running_loop().time()
             log.error(
-                "cdr.source_away" if isinstance(error, SourceError) else "cdr.store_away",
+                "cdr.source_away" if self._away_is_source else "cdr.store_away",
                 reason=str(error),
                 effect="the call list is not brought up to date; it is tried again and will catch up",
             )

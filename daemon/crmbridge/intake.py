@@ -54,6 +54,7 @@ class Intake:
         resync: Callable[[], None],
         watch: Callable[[Frame, datetime], None] | None = None,
         alive: Callable[[float], None] = lambda within_s: None,  # noqa: ARG005
+        worked_off: Callable[[float], None] = lambda waited_s: None,  # noqa: ARG005
         longest_lag: int = LONGEST_LAG,
         lag_s: float = LAG_S,
     ) -> None:
@@ -62,7 +63,8 @@ class Intake:
 
         `others`: what to do at once with events that are not the tracker's, by name. `resync` asks the PBX to list its
         channels, for when we could not keep up. `watch` is shown each event that the tracker takes, after it. `alive`
-        is told within how many seconds it will be told again.
+        is told within how many seconds it will be told again. `worked_off` hears after each batch how many seconds its
+        oldest frame has waited until then.
         """
         self._tracker = tracker
         self._store = store
@@ -71,6 +73,7 @@ class Intake:
         self._resync = resync
         self._watch = watch
         self._alive = alive
+        self._worked_off = worked_off
         self._longest_lag = longest_lag
         self._lag_s = lag_s
         self._waiting: deque[Taken] = deque()
@@ -139,6 +142,7 @@ class Intake:
     def _look_back(self) -> None:
         """After each batch: how far behind are we?"""
         longest, self._oldest = self.lag_s, None
+        self._worked_off(longest)
         if longest >= self._lag_s:
             self._say_it_lags()
         if self._lags_since is not None and self.lag_s < self._lag_s:

@@ -11,6 +11,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from typing import Protocol
@@ -31,8 +32,25 @@ MOST_NAMED = 100
 RETRY_S = 5.0
 
 
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """How far the call list is behind the source of its records."""
+
+    waiting: int
+    """Records that were told of and are not listed yet."""
+    lag_s: float
+    """How long the oldest of them has waited, or source or store have been away; 0 when nothing waits."""
+    taken_up: int
+    """Records taken up since the start."""
+    source_away: bool = False
+    store_away: bool = False
+
+
 class Source(Protocol):
     """Where call records come from."""
+
+    def behind(self) -> Behind:
+        """How far the call list is behind."""
 
     def take(self, event: Mapping[str, str]) -> None:
         """Take an AMI `Cdr` event. Returns at once."""
@@ -74,6 +92,14 @@ class EventRecords:
         self._waiting: deque[Cdr] = deque()
         self._wake = asyncio.Event()
         self._stopping = False
+        self._waits_since = 0.0
+        self._taken_up = 0
+        self._away = False
+
+    def behind(self) -> Behind:
+        """How far the call list is behind."""
+        lag_s = asyncio.get_running_loop().time() - self._waits_since if self._waiting else 0.0
+        return Behind(len(self._waiting), lag_s, self._taken_up, store_away=self._away)
 
     def take(self, event: Mapping[str, str]) -> None:
         """Take an AMI `Cdr` event. Returns at once."""
@@ -85,6 +111,8 @@ class EventRecords:
         if len(self._waiting) >= MOST_WAITING:
             log.error("cdr.dropped", linkedid=one.linkedid, hint="the call list's store refuses for too long")
             return
+        if not self._waiting:
+            self._waits_since = asyncio.get_running_loop().time()
         self._waiting.append(one)
         self._wake.set()
 
@@ -119,7 +147,11 @@ class EventRecords:
             new = await self._store.add(some)
         except StoreError as error:
             log.error("cdr.not_stored", error=str(error), waiting=len(self._waiting))
+            self._away = True
             return False
+        self._away = False
+        self._taken_up += new
+        self._waits_since = asyncio.get_running_loop().time()
         for _ in some:
             self._waiting.popleft()
         say_stored(some)

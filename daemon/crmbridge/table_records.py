@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ import structlog
 
 from crmbridge.calls.cdr import Cdr, epoch
 from crmbridge.calls.gathering import LONGEST_CALL_S
-from crmbridge.calls.wall_time import seconds
+from crmbridge.calls.wall_time import around, seconds
 from crmbridge.following import Follower
 from crmbridge.pbx.cdr_table import CdrTable, TooSlowError
 from crmbridge.pbx.pace import Pace
@@ -66,6 +66,7 @@ class _Bell:
     dstchannel: str
     places: tuple[int, ...]
     """Wall times at which the record may have begun."""
+    rang_at: float
     due: float
     tries: int = 0
 
@@ -143,8 +144,12 @@ class TableRecords(Follower):
         if len(self._bells) >= MOST_BELLS:
             self._hurry()
             return
-        self._bells[uniqueid, dstchannel, start] = _Bell(uniqueid, dstchannel, tuple(sorted(places)), now)
+        self._bells[uniqueid, dstchannel, start] = _Bell(uniqueid, dstchannel, tuple(sorted(places)), now, now)
         self.wake()
+
+    def told_of(self) -> Sequence[float]:
+        """When the bells rang that are waited for."""
+        return [bell.rang_at for bell in self._bells.values()]
 
     def connected(self, event: Mapping[str, str]) -> None:
         """Look for what happened without an AMI session."""
@@ -206,7 +211,7 @@ class TableRecords(Follower):
     async def _look(self, bells: Sequence[_Bell]) -> None:
         """See whether the rows are there for which these bells rang."""
         found: list[Cdr] = []
-        for since, until in _ranges(place for bell in bells for place in bell.places):
+        for since, until in around(place for bell in bells for place in bell.places):
             records = await self._timed(since, until)
             await self._take_up(records, since, until)
             found += records
@@ -314,6 +319,7 @@ class TableRecords(Follower):
             new = await self._from_before(records if self._is_first else new, begun) + new
         for start in range(0, len(new), AT_ONCE):
             await self._store.add(new[start : start + AT_ONCE])
+        self.taken_up += len(new)
         say_stored(new)
         return len(new)
 
@@ -333,18 +339,6 @@ def _may_have_begun(one: Cdr) -> int:
     start = int(one.start_at.timestamp())
     told = epoch(one.linkedid)
     return told if told is not None and start - LONGEST_CALL_S <= told <= start else start - LONGEST_CALL_S
-
-
-def _ranges(places: Iterable[int]) -> list[tuple[int, int]]:
-    """A second before and after each place, joined where they touch."""
-    ranges: list[tuple[int, int]] = []
-    for place in sorted(set(places)):
-        since, until = place - 1, place + 2
-        if ranges and since <= ranges[-1][1]:
-            ranges[-1] = (ranges[-1][0], until)
-        else:
-            ranges.append((since, until))
-    return ranges
 
 
 def _instant(epoch_s: int) -> datetime:

@@ -177,6 +177,7 @@ async def test_the_questionnaires_requests_to_the_byte(file: Path, crm: Receiver
             "linkedid": "c1",
             "extension": "777",
             "number": "033004799",
+            "client_id": "10",
             "operation": operation,
             "attempts": 1,
             "ms": 0,

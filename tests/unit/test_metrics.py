@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from crmbridge.calls.dialing import Code
 from crmbridge.calls.events import Kind, State
 from crmbridge.web.metrics import Metrics, Readings
 
@@ -22,15 +23,25 @@ READINGS = Readings(
     disk_hangs=True,
     unstored=7,
     ami_connected=True,
+    ami_attempts={"session": 3, "refused": 0, "unreachable": 1},
+    ami_ends={"lost": 1, "silent": 0, "asterisk_stopped": 1},
+    ami_events={"Hangup": 6, "Newchannel": 7},
+    resyncs=1,
     calls=2,
     channels=5,
     intake_waiting=6,
     intake_lag_s=0.25,
     intake_dropped=8,
     call_list_up=True,
+    records=11,
+    records_waiting=12,
+    records_lag_s=1.25,
+    cdr_source_up=False,
     clicks=4,
     click_codes={"accepted": 9, "too_many": 0},
     click_outcomes={"answered": 5},
+    log_lines={"info": 13, "error": 0},
+    log_lines_held_back=14,
 )
 
 
@@ -63,8 +74,32 @@ def test_what_stands_now_is_read_with_each_answer() -> None:
     assert samples["crmbridge_clicks_totalcode=accepted"] == 9
     assert samples["crmbridge_clicks_totalcode=too_many"] == 0
     assert samples["crmbridge_click_ends_totaloutcome=answered"] == 5
+    assert samples["crmbridge_ami_events_totalevent=Newchannel"] == 7
+    assert samples["crmbridge_ami_attempts_totalresult=session"] == 3
+    assert samples["crmbridge_ami_sessions_ended_totalreason=asterisk_stopped"] == 1
+    assert samples["crmbridge_call_records_total"] == 11
+    assert samples["crmbridge_call_records_lag_seconds"] == 1.25
+    assert samples["crmbridge_cdr_source_up"] == 0
+    assert samples["crmbridge_log_lines_totallevel=error"] == 0
+    assert samples["crmbridge_log_lines_held_back_total"] == 14
     told(metrics)
     assert readings == []
+
+
+def test_what_takes_time_is_timed_and_known_from_the_first_answer_on() -> None:
+    metrics = Metrics(lambda: READINGS)
+    before = told(metrics)
+    assert before["crmbridge_originate_seconds_countresult=originate_failed"] == 0
+    assert before["crmbridge_call_list_lookup_seconds_count"] == before["crmbridge_intake_delay_seconds_count"] == 0
+    metrics.originated(None, 0.02)
+    metrics.originated(Code.UNKNOWN, 10.0)
+    metrics.looked_up(0.002)
+    metrics.worked_off(0.004)
+    after = told(metrics)
+    assert after["crmbridge_originate_seconds_bucketle=0.025,result=accepted"] == 1
+    assert after["crmbridge_originate_seconds_countresult=originate_unknown"] == 1
+    assert after["crmbridge_call_list_lookup_seconds_bucketle=0.0025"] == 1
+    assert after["crmbridge_intake_delay_seconds_bucketle=0.005"] == 1
 
 
 def test_outcomes_are_counted_from_zero_and_confirmations_timed() -> None:

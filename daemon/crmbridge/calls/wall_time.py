@@ -9,6 +9,7 @@ A wall time is given in seconds, as if the clock showed UTC.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta, tzinfo
 
 _DAY_S = 86400
@@ -75,3 +76,15 @@ def seconds(text: str) -> int:
 
 def _seconds(offset: timedelta | None) -> int:
     return int(offset.total_seconds()) if offset is not None else 0
+
+
+def around(places: Iterable[int]) -> list[tuple[int, int]]:
+    """From a second before to a second after each of these wall times, joined where they touch."""
+    ranges: list[tuple[int, int]] = []
+    for place in sorted(set(places)):
+        since, until = place - 1, place + 2
+        if ranges and since <= ranges[-1][1]:
+            ranges[-1] = (ranges[-1][0], until)
+        else:
+            ranges.append((since, until))
+    return ranges

@@ -29,6 +29,7 @@ from crmbridge.pbx.connection import (
     NotConnectedError,
     connected,
 )
+from crmbridge.pbx.counts import Counts
 from crmbridge.pbx.explain import explain
 from crmbridge.pbx.listing import OF_LISTS, PHONES, Listing, Taken, refusal
 from crmbridge.pbx.pauses import Pauses, Timing
@@ -110,6 +111,7 @@ class Ami:
         self._booted = asyncio.Event()
         self._ready = asyncio.Event()
         self._listing = Listing(apart)
+        self.counts = Counts(self._wanted | filters.OF_SESSION | OF_LISTS)
         self._out: deque[Taken] = deque()
         self._patience: asyncio.TimerHandle | None = None
         self.trouble = "not tried yet"
@@ -148,13 +150,16 @@ class Ami:
         try:
             async with self._connected() as connection:
                 await self._session(connection)
+            self.counts.ended(silent=connection.was_silent)
             self.trouble = "the connection was lost"
             log.warning("ami.lost", **where)
         except LoginRefusedError as error:
+            self.counts.attempts["refused"] += 1
             self.trouble = f"{error}; it is tried again every {self._timing.refused_pause_s / 60:.0f} minutes"
             self._log_refusal(error)
             return True
         except PASSING as error:
+            self.counts.attempts["unreachable"] += 1
             self._log_unreachable(explain(error), where)
         return False
 
@@ -201,6 +206,7 @@ class Ami:
 
         They come as events; what the PBX says from now on comes after them.
         """
+        self.counts.resyncs += 1
         not_given = list(self._out)
         self._out.clear()
         self._ask(self._listing.ask_after_loss(not_given))
@@ -223,6 +229,7 @@ class Ami:
         await self._login(connection)
         await self._narrow(connection)
         self._connection = connection
+        self.counts.began()
         self._since = asyncio.get_running_loop().time()
         log.info("ami.connected", host=self._address.host, port=self._address.port, ami_version=connection.version)
         if self.refused:
@@ -275,6 +282,8 @@ class Ami:
 
     def _on_frame(self, frame: Frame) -> None:
         event = frame.get("Event")
+        if event is not None:
+            self.counts.events[event] += 1
         if event is None and (action := refusal(frame)) is not None:
             log.warning("ami.list_refused", action=action, reason=frame.get("Message"))
         self._give(self._listing.take(frame, datetime.now(UTC)))
@@ -289,6 +298,7 @@ class Ami:
         elif event == "UserEvent" and frame.get("UserEvent") in _PHONES_CHANGED and self._ready.is_set():
             self._ask(self._listing.ask(PHONES))
         elif event == "Shutdown":
+            self.counts.stops = True
             log.info("ami.asterisk_stops", restart=frame.get("Restart"))
 
     def _ask(self, actions: Iterable[Action]) -> None:

@@ -137,6 +137,8 @@ class Connection(AMIProtocol):  # type: ignore[misc]  # panoramisk has no types
         """Done when the other end has shown that it is an Asterisk. Fails with ConnectionLostError."""
         self._first = b""
         self._received = 0
+        self.was_silent = False
+        """It was given up because nothing came any more."""
         self.encoding = "utf-8"
 
     @property
@@ -219,6 +221,7 @@ class Connection(AMIProtocol):  # type: ignore[misc]  # panoramisk has no types
                 unanswered += 1
                 if self._received == before or unanswered >= _UNANSWERED:
                     log.warning("ami.silent", hint="no answer to a ping; the connection is given up")
+                    self.was_silent = True
                     self.abort()
                     return
             except (NotConnectedError, ConnectionLostError):

@@ -89,16 +89,19 @@ class CallListing:
         key: Callable[[str], str],
         timezone: tzinfo,
         link: Callable[[str, str], str | None] = no_link,
+        took: Callable[[float], None] = lambda seconds: None,  # noqa: ARG005
     ) -> None:
         """`refusal`: what `by_number` raises while its database is away. `key`: the same for all spellings of a number.
 
         `timezone`: the PBX's. `link`: what opens a client's recording without credentials, None where nothing does.
+        `took` hears how long each answer of `by_number` took.
         """
         self._by_number = by_number
         self._refusal = refusal
         self._key = key
         self._timezone = timezone
         self._link = link
+        self._took = took
         self._outage = Outage("call_list")
 
     @property
@@ -149,6 +152,7 @@ class CallListing:
         after: Position | None,
     ) -> Page:
         """The calls. Raises ProblemError while they can't be had."""
+        began = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(ANSWER_S):
                 page = await self._by_number(
@@ -165,6 +169,7 @@ class CallListing:
             self._outage.begins(str(error) or f"the call list's database did not answer within {ANSWER_S:g} s")
             message = "the call list can't be read at present; ask again later, the bridge's log says why"
             raise ProblemError(503, "call_list_unavailable", message, {"Retry-After": str(RETRY_S)}) from None
+        self._took(asyncio.get_running_loop().time() - began)
         self._outage.ends()
         return page
 

@@ -5,7 +5,7 @@ No caller's number and no extension is in it. It must not know where the reading
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import (
@@ -20,12 +20,21 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from crmbridge import __version__
+from crmbridge.calls.dialing import Code
 from crmbridge.calls.events import Kind, State
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 BUCKETS_S = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
 """Of the time from the PBX's event to the CRM's confirmation: a popup is of use for seconds."""
+
+LAG_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
+"""Of the time from an event's arrival to its being on disk: milliseconds, or something is wrong."""
+LOOKUP_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+ORIGINATE_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+ORIGINATED = (None, Code.REFUSED, Code.NOT_CONNECTED, Code.UNKNOWN)
+"""What the PBX may say to a click that is placed; None: it places it."""
 
 FINAL = (State.CONFIRMED, State.REFUSED, State.EXPIRED)
 
@@ -44,15 +53,25 @@ class Readings:
     disk_hangs: bool
     unstored: int
     ami_connected: bool
+    ami_attempts: Mapping[str, int]
+    ami_ends: Mapping[str, int]
+    ami_events: Mapping[str, int]
+    resyncs: int
     calls: int
     channels: int
     intake_waiting: int
     intake_lag_s: float
     intake_dropped: int
     call_list_up: bool
+    records: int
+    records_waiting: int
+    records_lag_s: float
+    cdr_source_up: bool
     clicks: int
     click_codes: Mapping[str, int]
     click_outcomes: Mapping[str, int]
+    log_lines: Mapping[str, int]
+    log_lines_held_back: int
 
 
 _GAUGES = {
@@ -67,11 +86,17 @@ _GAUGES = {
     "calls": ("calls", "Calls from outside that are in progress."),
     "channels": ("channels", "Channels of the PBX that are followed."),
     "intake_waiting": ("intake_waiting_frames", "The PBX's events that wait to be worked off."),
-    "call_list_up": ("call_list_up", "0 while the call list's database is away, as the last request for it found."),
+    "call_list_up": ("call_list_up", "0 while the call list's database is away, as its last use found."),
+    "cdr_source_up": ("cdr_source_up", "0 while the database or file with the PBX's call records can't be read."),
+    "records_waiting": ("call_records_waiting", "Call records that were told of and are not in the call list yet."),
+    "records_lag_s": ("call_records_lag_seconds", "How long these, or all while a database is away, have waited."),
     "clicks": ("clicks_in_progress", "Clicks that are being placed, or whose call is not over."),
     "intake_lag_s": ("intake_lag_seconds", "How long the oldest of these has waited."),
 }
 _COUNTERS = {
+    "records": ("call_records", "Call records taken up into the call list."),
+    "resyncs": ("resyncs", "How often the PBX was asked for all channels anew because events were lost."),
+    "log_lines_held_back": ("log_lines_held_back", "Lines of the log that were only counted, since they repeated."),
     "requests": ("requests", "Requests to the CRM: attempts to deliver a callback."),
     "failed_requests": ("requests_failed", "Of these, those without an answer that ends the matter."),
     "intake_dropped": ("intake_dropped_frames", "The PBX's events thrown away because too many waited."),
@@ -79,6 +104,10 @@ _COUNTERS = {
 
 
 _COUNTERS_BY = {
+    "ami_attempts": ("ami_attempts", "result", "Attempts to get a session with the PBX, by what came of them."),
+    "ami_ends": ("ami_sessions_ended", "reason", "Sessions with the PBX that have ended, by why."),
+    "ami_events": ("ami_events", "event", "The PBX's events that were read, by name."),
+    "log_lines": ("log_lines", "level", "Lines of the log, those included that were held back."),
     "click_codes": ("clicks", "code", "Clicks that were answered, by the code of the answer."),
     "click_outcomes": ("click_ends", "outcome", "Clicks that were placed and have come to an end, by how."),
 }
@@ -105,12 +134,44 @@ class Metrics(Collector):
             buckets=BUCKETS_S,
             registry=self._registry,
         )
+        self._lag = self._histogram(
+            "crmbridge_intake_delay_seconds",
+            "From the arrival of the oldest event of a batch until the batch is worked off and on disk.",
+            LAG_BUCKETS_S,
+        )
+        self._lookups = self._histogram(
+            "crmbridge_call_list_lookup_seconds", "Looking up a number's calls in the database.", LOOKUP_BUCKETS_S
+        )
+        self._originates = Histogram(
+            "crmbridge_originate_seconds",
+            "From asking the PBX for a call to its answer, by the answer.",
+            ["result"],
+            buckets=ORIGINATE_BUCKETS_S,
+            registry=self._registry,
+        )
+        for code in ORIGINATED:
+            self._originates.labels(_result(code))
         for kind in Kind:  # from the first answer on, so that an increase can be told
             self._latency.labels(kind.value)
             for state in FINAL:
                 self._outcomes.labels(kind.value, state.value)
         ProcessCollector(registry=self._registry)
         self._registry.register(self)
+
+    def _histogram(self, name: str, about: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(name, about, buckets=buckets, registry=self._registry)
+
+    def worked_off(self, waited_s: float) -> None:
+        """A batch of the PBX's events is worked off; its oldest has waited so long."""
+        self._lag.observe(waited_s)
+
+    def looked_up(self, seconds: float) -> None:
+        """The call list has found a number's calls."""
+        self._lookups.observe(seconds)
+
+    def originated(self, code: Code | None, seconds: float) -> None:
+        """The PBX was asked for a call, and this came of it."""
+        self._originates.labels(_result(code)).observe(seconds)
 
     def count(self, kind: Kind, state: State, age_s: float) -> None:
         """A callback has come to an end, so many seconds after the PBX's event."""
@@ -141,3 +202,7 @@ class Metrics(Collector):
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""
         return generate_latest(self._registry)
+
+
+def _result(code: Code | None) -> str:
+    return code.value if code is not None else "accepted"
