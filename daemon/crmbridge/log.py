@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Literal
+from typing import Literal, TextIO
 
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
@@ -28,6 +29,9 @@ log = structlog.get_logger("crmbridge.log")
 TELL_EVERY_S = 10.0
 """How often is looked for lines that were held back and are to be told now."""
 
+_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+"""Of the journal, as a line's beginning tells them (sd-daemon(3)); without, `journalctl -p warning` finds nothing."""
+
 counts: dict[str, int] = dict.fromkeys(("debug", "info", "warning", "error", "critical"), 0)
 """Lines since the start, by level, those that were held back included."""
 
@@ -38,6 +42,12 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # standard err
     def __init__(self) -> None:
         super().__init__(sys.stderr)
         self.repetition = Repetition[logging.LogRecord]()
+        self._to_journal = _is_journal(sys.stderr)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """A line; for systemd's journal, with its priority."""
+        text = super().format(record)
+        return f"<{_PRIORITIES.get(record.levelname.lower(), 6)}>{text}" if self._to_journal else text
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line, or hold it back. Called with the handler's lock held, from any thread."""
@@ -134,6 +144,18 @@ def catch_the_rest() -> None:
     sys.excepthook = _died
     sys.unraisablehook = lambda told: _passed_over(told.exc_value)
     threading.excepthook = lambda told: _passed_over(told.exc_value)
+
+
+def _is_journal(stream: TextIO) -> bool:
+    """Whether what is written there is read by systemd's journal (systemd.exec(5), $JOURNAL_STREAM)."""
+    told = os.environ.get("JOURNAL_STREAM")
+    if not told:
+        return False
+    try:
+        there = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return told == f"{there.st_dev}:{there.st_ino}"
 
 
 def _handlers() -> list[_Handler]:
