@@ -22,7 +22,8 @@ import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
 from crmbridge.masking import masked
-from crmbridge.repetition import Kind, Repetition, kind
+from crmbridge.repetition import Kind, Repetition
+from crmbridge.repetition import kind as kind_of
 
 log = structlog.get_logger("crmbridge.log")
 
@@ -53,7 +54,8 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # standard err
         """Write a line, or hold it back. Called with the handler's lock held, from any thread."""
         level = record.levelname.lower()
         counts[level] = counts.get(level, 0) + 1
-        held = self.repetition.admit(_kind(level, record), time.monotonic(), lambda: _without_frames(record))
+        kind = _kind(level, record)
+        held = 0 if kind is None else self.repetition.admit(kind, time.monotonic(), lambda: _without_frames(record))
         if held is not None:
             self._write(record, held)
 
@@ -173,9 +175,9 @@ def _passed_over(error: BaseException | None) -> None:
     log.error("bridge.error_passed_over", exc_info=error)
 
 
-def _kind(level: str, record: logging.LogRecord) -> Kind:
+def _kind(level: str, record: logging.LogRecord) -> Kind | None:
     if isinstance(record.msg, Mapping):
-        return kind(level, record.msg)
+        return kind_of(level, record.msg)
     # A library's, before its values are put in; asyncio puts the names of its tasks in by itself, after a line's end.
     return Kind((record.name, level, str(record.msg).partition("\n")[0]))
 

@@ -20,7 +20,7 @@ EVERY_S = 60.0
 MOST_ABOUT = 100
 """Kinds of one event (by address, by endpoint) that are told apart: a scan from the whole world is one thing."""
 MOST = 4096
-"""Kinds that are remembered, of some 300 bytes each, and a line each of those that are held back."""
+"""Kinds that are remembered, of some 400 bytes each, and a line each of those that are held back."""
 
 Line = TypeVar("Line")
 
@@ -39,8 +39,9 @@ class Kind(NamedTuple):
 _OTHERS = "others"
 
 _LOUD = frozenset({"warning", "error", "critical"})
-_ONE_A_CALL = frozenset({"crm.refused", "crm.expired"})
-"""Warnings that are the one line on what became of a callback: whoever looks for a call must find them."""
+_EACH = frozenset({"crm.refused", "crm.expired", "ami.connected", "ami.lost"})
+"""Warnings that are the one line on what became of a callback, which whoever looks for a call must find; and when there
+was a session with the PBX, which is seldom: pauses between attempts see to that."""
 _OF_ANYBODY = frozenset({"http.link_missing", "http.login_missing", "http.tls_failed"})
 """Lines without a warning's weight that whoever reaches the port can have written."""
 _ABOUT = ("address", "action", "code", "database", "endpoint", "file", "operation", "status", "what")
@@ -50,17 +51,21 @@ _MEASURED = frozenset({"attempts", "frames", "ms", "new", "records", "talk_s", "
 _FIRST_ERROR = 400
 
 
-def kind(level: str, line: Mapping[str, object]) -> Kind:
-    """What kind of line this is. Lines on different calls, clicks and requests are of different kinds.
+def kind(level: str, line: Mapping[str, object]) -> Kind | None:
+    """What kind of line this is; None for one that is never held back.
 
-    Unless they are complaints, or anybody may have them written: then their event and a few fields decide.
+    That is what happens to a call or a click: there are no more of these lines than calls. Of complaints, and of what
+    anybody may have written, event and a few fields are the kind; of all others, all that they say.
     """
     event, status = line.get("event"), line.get("status")
-    floods = level in _LOUD or event in _OF_ANYBODY or (isinstance(status, int) and status >= _FIRST_ERROR)
-    if floods and event not in _ONE_A_CALL:
-        return Kind((event, level), tuple(str(line.get(name, "")) for name in _ABOUT))
+    if event in _EACH:
+        return None
+    if level in _LOUD or event in _OF_ANYBODY or (isinstance(status, int) and status >= _FIRST_ERROR):
+        return Kind((event, level), hash(tuple(str(line.get(name, "")) for name in _ABOUT)))
+    if level == "info" and ("linkedid" in line or "click" in line):
+        return None
     about = ((name, str(one)) for name, one in line.items() if name not in _MEASURED and not isinstance(one, float))
-    return Kind((event, level), tuple(about), floods=False)
+    return Kind((event, level), hash(tuple(about)), floods=False)
 
 
 @dataclass(slots=True)

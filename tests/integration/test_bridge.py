@@ -568,25 +568,90 @@ async def test_a_damaged_call_list_keeps_no_popup_away(tmp_path: Path, pbx: Simu
         await bridge.logged("cdr.stored")
 
 
+async def metrics(port: int) -> str:
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as answer:
+        assert answer.status == 200
+        assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        return await answer.text()
+
+
 async def test_metrics_tell_what_was_told(tmp_path: Path, pbx: SimulatedPbx, crm: Receiver) -> None:
-    async with daemon(await configure(tmp_path, pbx, crm)) as bridge, aiohttp.ClientSession() as session:
+    async with daemon(await configure(tmp_path, pbx, crm)) as bridge:
         await bridge.logged("ami.connected")
         await pbx.play(trace("01_did_to_ext_answered"), speed=10)
         await bridge.logged("crm.confirmed", times=2)
-        async with session.get(f"http://127.0.0.1:{await bridge.port()}/metrics") as answer:
-            assert answer.status == 200
-            assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-            lines = (await answer.text()).splitlines()
+        await bridge.logged("cdr.stored")
+        await get(await bridge.port(), "/calls?number=033004799")
+        await get(await bridge.port(), "/dialer/sodialer.php?sExt=777&sNumber=0529876543&ClientId=10")
+        await bridge.logged("click.ended")
+        pbx.cut()
+        await bridge.logged("ami.connected", times=2)
+        lines = (await metrics(await bridge.port())).splitlines()
     for line in (
         'crmbridge_callbacks_total{operation="incomingCall",state="confirmed"} 1.0',
         'crmbridge_callback_confirmed_seconds_count{operation="incomingCallAnswered"} 1.0',
         "crmbridge_callbacks_waiting 0.0",
         "crmbridge_requests_total 2.0",
         "crmbridge_ami_connected 1.0",
+        'crmbridge_ami_attempts_total{result="session"} 2.0',
+        'crmbridge_ami_attempts_total{result="unreachable"} 0.0',
+        'crmbridge_ami_sessions_ended_total{reason="lost"} 1.0',
+        'crmbridge_ami_sessions_ended_total{reason="silent"} 0.0',
+        'crmbridge_ami_events_total{event="Newchannel"} 4.0',
+        'crmbridge_ami_events_total{event="FullyBooted"} 2.0',
+        "crmbridge_resyncs_total 0.0",
         "crmbridge_disk_refuses 0.0",
         "crmbridge_intake_dropped_frames_total 0.0",
+        "crmbridge_call_list_up 1.0",
+        "crmbridge_cdr_source_up 1.0",
+        "crmbridge_call_records_waiting 0.0",
+        "crmbridge_call_records_lag_seconds 0.0",
+        "crmbridge_call_list_lookup_seconds_count 1.0",
+        'crmbridge_originate_seconds_count{result="accepted"} 1.0',
+        'crmbridge_originate_seconds_count{result="originate_failed"} 0.0',
+        'crmbridge_log_lines_total{level="error"} 0.0',
+        "crmbridge_log_lines_held_back_total 0.0",
     ):
         assert line in lines
     assert any(line.startswith("process_resident_memory_bytes ") for line in lines)
     assert any(line.startswith("process_open_fds ") for line in lines)
+    assert value(lines, "crmbridge_intake_delay_seconds_count") > 0
+    assert value(lines, "crmbridge_call_records_total") >= 1
+    assert value(lines, 'crmbridge_log_lines_total{level="info"}') > 5
     assert "033004799" not in "".join(lines)
+
+
+def value(lines: list[str], name: str) -> float:
+    (line,) = [one for one in lines if one.startswith(f"{name} ")]
+    return float(line.rpartition(" ")[2])
+
+
+async def test_metrics_tell_of_a_source_that_is_away(tmp_path: Path, pbx: SimulatedPbx, crm: Receiver) -> None:
+    source = "[cdr]\nsource = 'mysql+asyncmy://reader:geheim@127.0.0.1:1/asteriskcdrdb'"
+    async with daemon(await configure(tmp_path, pbx, crm, source)) as bridge:
+        await bridge.logged("cdr.source_away")
+        await pbx.play(trace("01_did_to_ext_answered"), speed=10)
+        await bridge.logged("crm.confirmed", times=2)
+        lines = (await metrics(await bridge.port())).splitlines()
+        assert value(lines, "crmbridge_cdr_source_up") == 0
+        assert value(lines, "crmbridge_call_list_up") == 1
+        assert value(lines, "crmbridge_call_records_waiting") >= 1
+        assert value(lines, "crmbridge_call_records_lag_seconds") > 0
+        assert value(lines, 'crmbridge_log_lines_total{level="error"}') == 1
+        assert (await get(await bridge.port(), "/readyz"))[0] == 200, "popups go on without it"
+
+
+@pytest.mark.needs("promtool")
+async def test_prometheus_takes_the_metrics_as_they_are_named(tmp_path: Path, pbx: SimulatedPbx, crm: Receiver) -> None:
+    async with daemon(await configure(tmp_path, pbx, crm)) as bridge:
+        text = await metrics(await bridge.port())
+    judge = await asyncio.create_subprocess_exec(
+        "promtool",
+        "check",
+        "metrics",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await judge.communicate(text.encode())
+    assert (judge.returncode, said.decode()) == (0, "")

@@ -220,7 +220,7 @@ async def running(
             CallListing(
                 by_number=calls, refusal=AwayError, key=NUMBERS.same, timezone=ZoneInfo("Asia/Jerusalem"), link=link
             ),
-            Ops(lambda: troubles),
+            Ops(lambda: troubles, lambda: b"crmbridge_info 1\n"),
             *extra,
         ],
         clock=clock,
@@ -979,17 +979,21 @@ async def test_a_thousand_lines_are_written_bit_by_bit(site: Site) -> None:
 ])  # fmt: skip
 async def test_health_needs_no_credentials(allow: list[str], source: str, status: int) -> None:
     async with running(allow=allow) as site:
-        for path in ("/healthz", "/readyz"):
+        for path in ("/healthz", "/readyz", "/metrics"):
             for method in ("GET", "HEAD"):
                 assert (await site.ask(path, method=method, auth=None, source=source)).status == status
 
 
 async def test_health_is_not_for_everybody() -> None:
     async with running(allow=["203.0.113.7"], proxies=["127.0.0.1"]) as site:
-        outside = await site.ask("/healthz", auth=None, headers=[("X-Forwarded-For", "198.51.100.1")])
-        assert (outside.status, outside.code) == (403, "address_not_allowed")
-        inside = await site.ask("/healthz", auth=None, headers=[("X-Forwarded-For", "203.0.113.7")])
-        assert inside.status == 200
+        for path in ("/healthz", "/readyz", "/metrics"):
+            outside = await site.ask(path, auth=None, headers=[("X-Forwarded-For", "198.51.100.1")])
+            assert (outside.status, outside.code) == (403, "address_not_allowed")
+            inside = await site.ask(path, auth=None, headers=[("X-Forwarded-For", "203.0.113.7")])
+            assert inside.status == 200
+    async with running(allow=["203.0.113.7"]) as site:
+        for path in ("/healthz", "/readyz", "/metrics"):
+            assert (await site.ask(path, auth=None, source="127.0.0.9")).status == 200, "this machine"
 
 
 async def test_health_for_this_machine_which_has_a_proxy() -> None:

@@ -45,6 +45,15 @@ READINGS = Readings(
 )
 
 
+SHOWN_BY_OTHERS = {
+    "crmbridge_requests_under_way",
+    "crmbridge_outbox_unstored_writes",
+    "crmbridge_intake_waiting_frames",
+    "crmbridge_clicks_in_progress",
+}
+"""For whoever looks closer: what they tell is part of something that is shown."""
+
+
 def told(metrics: Metrics) -> dict[str, float]:
     """Each sample's value by its name and labels, as Prometheus' own parser reads them."""
     families = text_string_to_metric_families(metrics.text().decode())
@@ -133,3 +142,11 @@ def test_what_we_ship_for_prometheus_asks_for_metrics_that_there_are(page: str) 
     there = {sample.name for family in families for sample in family.samples}
     assert len(asked) > 5
     assert asked <= there
+
+
+def test_what_we_measure_is_shown_or_watched() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    shown = "".join((docs / page).read_text(encoding="utf-8") for page in ("alerts.yml", "grafana-dashboard.json"))
+    families = Metrics(lambda: READINGS).text().decode()
+    for name in re.findall(r"^# TYPE (crmbridge_\w+) ", families, re.MULTILINE):
+        assert name in shown or name in SHOWN_BY_OTHERS, name

@@ -96,12 +96,7 @@ def line(event: str, **fields: object) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("level", "one", "other", "is_same"),
     [
-        ("info", line("call.rings", linkedid="1.1"), line("call.rings", linkedid="1.2"), False),
-        ("info", line("crm.confirmed", linkedid="1.1", ms=5), line("crm.confirmed", linkedid="1.1", ms=7), True),
-        ("info", line("dialer.repeated", click="crm-1"), line("dialer.repeated", click="crm-2"), False),
         ("warning", line("crm.retrying", linkedid="1.1"), line("crm.retrying", linkedid="1.2"), True),
-        ("warning", line("crm.refused", linkedid="1.1"), line("crm.refused", linkedid="1.2"), False),
-        ("warning", line("crm.expired", linkedid="1.1"), line("crm.expired", linkedid="1.2"), False),
         ("warning", line("http.login_failed", address="a"), line("http.login_failed", address="b"), False),
         ("warning", line("http.login_failed", address="a", pause_s=1.0), line("http.login_failed", address="a"), True),
         ("error", line("intake.event_failed", frame={1: 2}), line("intake.event_failed", frame={}), True),
@@ -110,7 +105,24 @@ def line(event: str, **fields: object) -> dict[str, object]:
         ("info", line("http.request", path="/a", status=403), line("http.request", path="/b", status=403), True),
         ("info", line("http.request", status=404), line("http.request", status=403), False),
         ("info", line("http.tls_failed", address="a", reason="x"), line("http.tls_failed", address="a"), True),
+        ("info", line("outbox.pruned", records=1), line("outbox.pruned", records=2), True),
+        ("debug", line("phones.state", device="a"), line("phones.state", device="b"), False),
     ],
 )
 def test_which_lines_are_the_same(level: str, one: dict[str, object], other: dict[str, object], is_same: bool) -> None:
     assert (kind(level, one) == kind(level, other)) == is_same
+
+
+@pytest.mark.parametrize(
+    ("level", "one"),
+    [
+        ("info", line("call.rings", linkedid="1.1")),
+        ("info", line("dialer.placed", click="crm-1")),
+        ("warning", line("crm.refused", linkedid="1.1")),
+        ("warning", line("crm.expired", linkedid="1.1")),
+        ("info", line("ami.connected")),
+        ("warning", line("ami.lost")),
+    ],
+)
+def test_what_happens_to_a_call_is_never_held_back(level: str, one: dict[str, object]) -> None:
+    assert kind(level, one) is None
