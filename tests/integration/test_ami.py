@@ -177,6 +177,7 @@ async def test_a_refused_login_is_tried_again_and_said_once_and_so_is_that_it_wa
         async with asterisk(refuses, refuses, refuses, hold) as port, session(port, Events()) as ami:
             async with asyncio.timeout(LIMIT_S):
                 await ami.ready()
+    assert ami.counts.attempts == {"session": 1, "refused": 3, "unreachable": 0}
     errors = [line for line in logs if line["log_level"] == "error"]
     assert [line["event"] for line in errors] == ["ami.login_refused"]
     assert errors[0]["username"] == "crmbridge"
@@ -200,6 +201,7 @@ async def test_what_is_tried_every_few_seconds_is_complained_of_once() -> None:
             await ami.ready()
     tries = [line["log_level"] for line in logs if line["event"] == "ami.unreachable"]
     assert tries == ["warning", "debug", "debug"]
+    assert ami.counts.attempts == {"session": 1, "refused": 0, "unreachable": 3}
 
 
 async def test_while_a_login_is_refused_the_session_says_why() -> None:
@@ -521,9 +523,11 @@ async def test_a_connection_that_only_looks_open_is_given_up() -> None:
         again.set()
         await silent(actions, writer)
 
-    async with asterisk(silent, second) as port, session(port, Events(), timing=replace(QUICK, ping_s=0.02)):
+    async with asterisk(silent, second) as port, session(port, Events(), timing=replace(QUICK, ping_s=0.02)) as ami:
         async with asyncio.timeout(LIMIT_S):
             await again.wait()
+    assert ami.counts.ends["silent"] >= 1
+    assert ami.counts.ends["lost"] == 0
 
 
 async def test_a_slow_answer_is_no_reason_to_give_up_a_connection_that_lives() -> None:

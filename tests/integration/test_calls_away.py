@@ -11,7 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from tests.asterisk.lab import mariadb
-from tests.integration.test_bridge import daemon, write
+from tests.integration.test_bridge import daemon, trace, write
 from tests.integration.test_call_list_mariadb import stopped
 
 from crmbridge.demo.simulated_pbx import SimulatedPbx
@@ -48,8 +48,13 @@ class Asked:
                 await asyncio.sleep(0.1)
 
     async def up(self) -> bool:
+        return await self.reading("crmbridge_call_list_up") == 1
+
+    async def reading(self, metric: str) -> float:
+        """What it stands at."""
         _, text = await self.get("/metrics")
-        return b"\ncrmbridge_call_list_up 1.0\n" in text
+        (line,) = [one for one in text.decode().splitlines() if one.startswith(f"{metric} ")]
+        return float(line.split()[1])
 
 
 async def test_a_database_that_is_away_then_there_then_hangs(tmp_path: Path) -> None:
@@ -67,11 +72,19 @@ async def test_a_database_that_is_away_then_there_then_hangs(tmp_path: Path) -> 
             assert not await asked.up()
             assert (await asked.get("/readyz"))[0] == 200, "popups and clicks matter more"
             assert len(await bridge.logged("call_list.unavailable")) == 1, "said once"
+            await pbx.play(trace("01_did_to_ext_answered"), speed=100)
+            await bridge.logged("cdr.not_stored")
+            assert await asked.reading("crmbridge_call_records_waiting") >= 1
+            assert await asked.reading("crmbridge_call_records_lag_seconds") > 0
             with mariadb.running(port=port) as server:
                 server.run("CREATE DATABASE calls")
                 await asked.until_there()
-                assert await asked.up()
                 await bridge.logged("call_list.available")
+                await bridge.logged("cdr.stored")
+                assert await asked.up()
+                assert await asked.reading("crmbridge_call_records_waiting") == 0
+                assert await asked.reading("crmbridge_call_records_lag_seconds") == 0
+                assert await asked.reading("crmbridge_call_records_total") >= 1
                 with stopped(server):
                     async with asyncio.timeout(LIMIT_S):
                         assert set(await asyncio.gather(*(asked.calls() for _ in range(20)))) == {away}
