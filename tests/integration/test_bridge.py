@@ -452,6 +452,8 @@ async def test_support_sees_what_was_refused_and_sends_it_again(
         assert json.loads((await outbox("list", "--json", "--ext", "999"))[1]) == []
         assert (await outbox("retry", str(refused["id"])))[0] == 0
         assert (await targets(crm, 3))[2] == RING
+        (again,) = await bridge.logged("crm.queued_again")
+        assert again["linkedid"] == refused["linkedid"]
         await bridge.logged("crm.confirmed", times=2)
     assert (await outbox("drop", "999"))[0] == 1
     assert (await outbox("drop", str(confirmed["id"])))[0] == 0
@@ -584,6 +586,7 @@ async def test_metrics_tell_what_was_told(tmp_path: Path, pbx: SimulatedPbx, crm
         await get(await bridge.port(), "/calls?number=033004799")
         await get(await bridge.port(), "/dialer/sodialer.php?sExt=777&sNumber=0529876543&ClientId=10")
         await bridge.logged("click.ended")
+        await bridge.logged("cdr.stored", times=2)
         pbx.cut()
         await bridge.logged("ami.connected", times=2)
         lines = (await metrics(await bridge.port())).splitlines()

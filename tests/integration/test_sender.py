@@ -679,8 +679,11 @@ async def test_what_is_retried_and_dropped_by_hand(file: Path, crm: Receiver) ->
         b.clock.wall += timedelta(hours=3)
         assert await command.retry(refused.id, b.clock.wall)
         assert await command.drop(failing.id, b.clock.wall)
-        await b.clock.turn(FOLLOW_OUTBOX_S)
-        await b.settled(3)
+        with capture_logs() as logs:
+            await b.clock.turn(FOLLOW_OUTBOX_S)
+            await b.settled(3)
+        by_hand = [(line["event"], line["linkedid"]) for line in logs if line["event"] != "crm.confirmed"]
+        assert sorted(by_hand) == [("crm.dropped", "c2"), ("crm.queued_again", "c1")]
         await b.clock.turn(600)
         assert b.final == [
             (refused.id, State.REFUSED),

@@ -179,12 +179,23 @@ async def test_from_the_first_installation_to_the_removal(
         assert done.code == 0 or "mend /etc/crmbridge/config.toml" in done.output
         await host.do("cp -p /root/config.toml /etc/crmbridge/; systemctl start crmbridge")
 
-    with subtests.test("the journal has JSON lines, and no secrets"):
+    with subtests.test("the journal has JSON lines, knows which are grave, and has no secrets"):
+        wrong = r"GET /calls HTTP/1.0\r\nAuthorization: Basic eDp5\r\n\r\n"
+        ask = f"exec 3<>/dev/tcp/127.0.0.1/6560; printf '{wrong}' >&3; cat <&3"
+        assert "401 " in await host.do(ask)
         own = await host.do("journalctl --unit=crmbridge _TRANSPORT=stdout --output=cat --no-pager")
         lines = [line for line in own.splitlines() if line.startswith("{")]
         assert {"bridge.started", "ami.connected", "call.rings", "bridge.stopped"} <= {
             json.loads(line)["event"] for line in lines
         }
+        grave = await host.do(
+            "journalctl --unit=crmbridge _TRANSPORT=stdout --priority=warning --output=cat --no-pager"
+        )
+        levels = {"warning", "error", "critical"}
+        assert [line for line in lines if json.loads(line)["level"] in levels] == [
+            line for line in grave.splitlines() if line.startswith("{")
+        ]
+        assert '"http.login_failed"' in grave
         password = (await host.do("cat /etc/crmbridge/credentials/http.password")).strip()
         whole = await host.do("journalctl --output=json --no-pager")
         assert AMI_SECRET not in whole

@@ -119,11 +119,13 @@ class Lanes:
             self._enqueue(lane[0])
         self._shrink()
 
-    def remove_idle(self, delivery_id: int) -> None:
-        """Take back one that is not under way."""
+    def remove_idle(self, delivery_id: int) -> Entry | None:
+        """Take back one that is not under way; None where there is none."""
         entry = self._entries.get(delivery_id)
-        if entry and not entry.under_way:
-            self.remove(entry)
+        if entry is None or entry.under_way:
+            return None
+        self.remove(entry)
+        return entry
 
     def take_overdue(self, now: float) -> list[Entry]:
         """All that are too old, from now on under way: the caller removes them once that is stored.

@@ -19,7 +19,7 @@ from typing import Protocol
 
 import structlog
 
-from crmbridge.calls.events import Attempt, Delivery, State
+from crmbridge.calls.events import Attempt, CallEvent, Delivery, State
 from crmbridge.crm.callback import Answer, check_url
 from crmbridge.crm.client import CrmClient, Outcome
 from crmbridge.crm.clock import Clock
@@ -263,7 +263,8 @@ class Sender:
         if await self._outbox.record(entry.delivery.id, attempt, State.QUEUED, next_at):
             self._lanes.pause(entry, now + pause)
         else:
-            self._lanes.remove(entry)  # dropped by hand meanwhile
+            self._lanes.remove(entry)  # by hand, meanwhile
+            log.info("crm.dropped", **_about(entry.delivery.event))
 
     async def _expire(self, entries: Sequence[Entry]) -> None:
         if entries:
@@ -280,7 +281,7 @@ class Sender:
             self._stats.last_confirmed_s = age_s
         say = log.info if state is State.CONFIRMED else log.warning
         reason = {} if state is State.CONFIRMED else {"reason": attempt.outcome if attempt else "too old to be of use"}
-        say(f"crm.{state}", **_about(entry), attempts=entry.attempts, ms=round(age_s * 1000), **reason)
+        say(f"crm.{state}", **_about(entry.delivery.event), attempts=entry.attempts, ms=round(age_s * 1000), **reason)
         if self._on_outcome:
             self._on_outcome(entry.delivery, state, age_s)
 
@@ -301,7 +302,7 @@ class Sender:
         if self._breaker.phase is Phase.OPEN:
             log.warning("crm.down", reason=attempt.outcome, waiting=len(self._lanes))
         elif entry.attempts == 1:
-            log.warning("crm.retrying", **_about(entry), reason=attempt.outcome)
+            log.warning("crm.retrying", **_about(entry.delivery.event), reason=attempt.outcome)
 
     async def _follow_outbox(self) -> None:
         # Ends with the stop and is not cancelled: it may be within the database.
@@ -322,13 +323,18 @@ class Sender:
         if queued is None:
             return
         for delivery_id in before - {delivery.id for delivery in queued}:
-            self._lanes.remove_idle(delivery_id)
+            if entry := self._lanes.remove_idle(delivery_id):
+                log.info("crm.dropped", **_about(entry.delivery.event))
+        known = self._lanes.ids()
         # What was settled while the outbox was read may still be queued in what was read.
-        self.submit(delivery for delivery in queued if delivery.id not in self._settled)
+        queued = [delivery for delivery in queued if delivery.id not in self._settled]
+        for delivery in queued:
+            if delivery.requeued_at is not None and delivery.id not in known:
+                log.info("crm.queued_again", **_about(delivery.event))
+        self.submit(queued)
 
 
-def _about(entry: Entry) -> dict[str, str]:
-    event = entry.delivery.event
+def _about(event: CallEvent) -> dict[str, str]:
     return {
         "linkedid": event.linkedid,
         "extension": event.extension,
