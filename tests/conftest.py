@@ -8,6 +8,7 @@ itself among them.
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import sys
 from collections import Counter, defaultdict
@@ -69,6 +70,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _tier(item.path) in LIVE:
             item.add_marker(pytest.mark.flaky(reruns=1))
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests and their parameters live to the end: no collection of garbage needs to look at them again."""
+    gc.collect()
+    gc.freeze()
 
 
 def _rank(path: Path) -> int:

@@ -80,6 +80,11 @@ def _loop() -> str | None:
     return None if there else "no loop devices, or no ext4 in this kernel"
 
 
+def _galera() -> str | None:
+    there = Path("/usr/lib/galera/libgalera_smm.so").exists()
+    return _NEEDS["mariadb"]() or (None if there else "not installed: galera-4 (as root, tests/run installs it)")
+
+
 def _mounts() -> str | None:
     return _namespaces() or _programs("unshare", "nsenter", "mount")
 
@@ -91,6 +96,7 @@ _NEEDS: dict[str, Callable[[], str | None]] = {
     "curl": lambda: _programs("curl"),
     "mariadb": lambda: _programs("mariadbd", "mariadb-install-db", "mariadb", "setpriv"),
     "mounts": _mounts,
+    "galera": _galera,
     "openssl": lambda: _programs("openssl"),
     "namespaces": lambda: _namespaces() or _programs("ip", "nsenter", "setpriv"),
     "promtool": lambda: _programs("promtool"),

@@ -11,10 +11,10 @@ from ipaddress import ip_address
 from urllib.parse import urlencode
 
 import typer
-from sqlalchemy.engine import make_url
 
 from crmbridge import config
 from crmbridge.config import ClientSettings, Settings
+from crmbridge.store import servers
 from crmbridge.store.call_tables import VIEWS
 from crmbridge.terminal import ConfigOption, load
 from crmbridge.web.server import host_and_port
@@ -86,8 +86,8 @@ def _sql(settings: Settings) -> Iterable[str]:
         yield "Direct SQL is not offered here: the list lies in a file, not in MySQL or MariaDB (`store.url`)."
         yield ""
         return
-    address = make_url(url.get_secret_value())
-    yield f"Direct SQL: MySQL protocol, `{address.host or 'localhost'}:{address.port or 3306}`, database"
+    address = servers.address(url.get_secret_value())
+    yield f"Direct SQL: MySQL protocol, `{servers.shown_hosts(address)}`, database"
     yield f"`{address.database}`, a user of its own (`crmbridge sql-access` makes it), read only, these views:"
     yield f"{', '.join(f'`{view}`' for view in VIEWS)}."
     yield "Each has `time`, `ext`, `number`, `duration`, `filename`, `incoming`."

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from sqlalchemy.engine import make_url
 
 from crmbridge import build, config
 from crmbridge.config import Settings
 from crmbridge.store import sql_access as access
 from crmbridge.store.call_tables import SCHEMA, VIEWS
 from crmbridge.store.schema import view_statements
+from crmbridge.store.servers import address
 from crmbridge.terminal import EX_CONFIG, EX_IOERR, ConfigOption, fail, load, run
 
 UserOption = Annotated[str, typer.Option(help="The user's name.")]
@@ -64,7 +64,7 @@ def sql_access(
     )
     run(_views_made(settings, url))
     server = run(access.ask(url))
-    statements = access.statements(reader, server, make_url(url).database or "")
+    statements = access.statements(reader, server, address(url).database or "")
     if apply:
         run(access.apply(admin or url, statements))
         hosts = ", ".join(host.pattern for host in reader.hosts)

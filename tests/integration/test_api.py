@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import ast
-import asyncio
 import re
-import socket
-import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,10 +21,9 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from tests.integration.test_bridge import LIMIT_S, write
+from tests.integration.bridge_thread import LIMIT_S, BridgeThread
+from tests.integration.test_bridge import write
 
-from crmbridge import app, config
-from crmbridge.demo.simulated_pbx import SimulatedPbx
 from crmbridge.web import answers, dialer
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -48,41 +44,20 @@ RECORDING = "in-trunk-033004799-20261123-055257-1795413177.274.wav"
 Code = tuple[int, str]
 
 
-class Running:
-    """The whole bridge between a simulated PBX and no CRM, in a thread of its own."""
+class Running(BridgeThread):
+    """A bridge that has a recording, and lets anybody click as often as they like."""
 
-    def __init__(self, folder: Path) -> None:
-        day = folder / "monitor/2026/11/23"
+    def configured(self, ami_port: int) -> Path:
+        day = self.folder / "monitor/2026/11/23"
         day.mkdir(parents=True)
         (day / RECORDING).write_bytes(b"sound" * 1000)
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        self._folder = folder
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
-
-    def __enter__(self) -> Running:
-        self._thread.start()
-        assert self._ready.wait(LIMIT_S)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(LIMIT_S)
-        assert not self._thread.is_alive()
-
-    async def _run(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        pbx = SimulatedPbx(username="crmbridge", secret="s3cret")
-        await pbx.start()
         often = "[dialer]\nper_extension_per_minute = 100000\nper_minute = 100000\nmax_calls = 100000"
-        often += f'\n[cdr]\nrecordings_dir = "{self._folder}/monitor"'
-        file = write(self._folder, ami_port=pbx.port, url="http://127.0.0.1:1/", more=often)
-        running = asyncio.create_task(app.run(config.load(file), self._stop, http=self._socket))
-        await asyncio.wait([running, asyncio.create_task(pbx.logged_in())], return_when=asyncio.FIRST_COMPLETED)
-        self._ready.set()
-        await running
-        await pbx.stop()
+        often += f'\n[cdr]\nrecordings_dir = "{self.folder}/monitor"'
+        return write(self.folder, ami_port=ami_port, url="http://127.0.0.1:1/", more=often)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.address[1]}"
 
 
 @pytest.fixture(scope="module")

@@ -13,20 +13,17 @@ import base64
 import random
 import re
 import socket
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
 
 import pytest
-from tests.integration.test_bridge import write
+from tests.integration.bridge_thread import LIMIT_S, BridgeThread
 
-from crmbridge import app, config
-from crmbridge.demo.simulated_pbx import SimulatedPbx
 from crmbridge.web import parameters
 from crmbridge.web.attempts import FREE
 
-LIMIT_S = 20
 CRM, STRANGER, PROXY, ELEVEN, SELF = "127.0.0.5", "127.0.0.6", "127.0.0.9", "127.0.0.11", "127.0.0.1"
 """Who may ask; who may not; a trusted proxy; client 11's own address; the PBX's host."""
 BEHIND_PROXY = "203.0.113.7"
@@ -66,42 +63,25 @@ ORIGINATE = {
 Call = tuple[str, str]
 
 
-class Bridge:
-    """The bridge, in a thread of its own, and what it sends to the PBX."""
+class Bridge(BridgeThread):
+    """The bridge, and what it sends to the PBX."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
-        self.address = self._listening.getsockname()
+        super().__init__(folder)
         self.sent = bytearray()
         self._numbers = count(1)
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
 
-    def __enter__(self) -> Bridge:
-        self._thread.start()
-        assert self._ready.wait(LIMIT_S)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(LIMIT_S)
-        assert not self._thread.is_alive()
-
-    async def _run(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        pbx = SimulatedPbx(username="crmbridge", secret="s3cret")
-        await pbx.start()
-        self._pbx_port = pbx.port
-        recorder = await asyncio.start_server(self._record, "127.0.0.1", 0)
-        file = write(self._folder, ami_port=recorder.sockets[0].getsockname()[1], url="http://127.0.0.1:1/")
+    def configured(self, ami_port: int) -> Path:
+        file = super().configured(ami_port)
         file.write_text(file.read_text().replace("[store]", f"{SETTINGS}\n[store]"))
-        bridge = asyncio.create_task(app.run(config.load(file), self._stop, http=self._listening))
-        await asyncio.wait([bridge, asyncio.create_task(pbx.logged_in())], return_when=asyncio.FIRST_COMPLETED)
-        self._ready.set()
-        await bridge
+        return file
+
+    @asynccontextmanager
+    async def way_to(self, ami_port: int) -> AsyncIterator[int]:
+        self._pbx_port = ami_port
+        recorder = await asyncio.start_server(self._record, "127.0.0.1", 0)
+        yield recorder.sockets[0].getsockname()[1]
         recorder.close()
-        await pbx.stop()
 
     async def _record(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         from_pbx, to_pbx = await asyncio.open_connection("127.0.0.1", self._pbx_port)
@@ -119,13 +99,7 @@ class Bridge:
         await task
 
     def raw(self, request: bytes, source: str = CRM) -> bytes:
-        """Send bytes from an address, and read until the other end closes."""
-        with socket.create_connection(self.address, LIMIT_S, (source, 0)) as stream:
-            try:
-                stream.sendall(request)
-                return b"".join(iter(lambda: stream.recv(65536), b""))
-            except (ConnectionResetError, BrokenPipeError):
-                return b""
+        return super().raw(request, source)
 
     def cut_short(self, request: bytes, source: str) -> bytes:
         """Send bytes, say that there are no more, and read what comes."""

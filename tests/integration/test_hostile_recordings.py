@@ -8,25 +8,22 @@ what lies outside, is an error or the sound of a recording, and comes at once.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import os
 import random
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 from urllib.parse import quote, unquote_to_bytes
 
 import pytest
+from tests.integration.bridge_thread import BridgeThread
 from tests.integration.test_bridge import write
 
-from crmbridge import app, config
-from crmbridge.demo.simulated_pbx import SimulatedPbx
 from crmbridge.web.links import Links
 
-LIMIT_S = 20
 NAME = "in-trunk-0521234567-20261123-055257-1795413177.274.wav"
 DAY = "2026/11/23"
 CANARY = b"canary-5b1d7a"
@@ -35,17 +32,17 @@ RIGHT = "Authorization: Basic " + base64.b64encode(b"crm:http-s3cret").decode()
 SECRETS = [CANARY, b"http-s3cret", b"root:", b"SQLite format", b"PATH="]
 
 
-class Bridge:
-    """The bridge, in a thread of its own, and what lies around its recordings."""
+class Bridge(BridgeThread):
+    """The bridge, and what lies around its recordings."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        super().__init__(folder)
         self.monitor = folder / "monitor"
-        self._listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
-        self.address = self._listening.getsockname()
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
         self._lay_out()
+
+    def configured(self, ami_port: int) -> Path:
+        recordings = f'[cdr]\nrecordings_dir = "{self.monitor}"'
+        return write(self.folder, ami_port=ami_port, url="http://127.0.0.1:1/", more=recordings)
 
     def _lay_out(self) -> None:
         (self.monitor / DAY).mkdir(parents=True)
@@ -65,36 +62,10 @@ class Bridge:
         with socket.socket(socket.AF_UNIX) as listening:
             listening.bind(str(self.monitor / "s.wav"))
 
-    def __enter__(self) -> Bridge:
-        self._thread.start()
-        assert self._ready.wait(LIMIT_S)
+    def __enter__(self) -> Self:
+        super().__enter__()
         self.key = (self.folder / "links.key").read_bytes()
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(LIMIT_S)
-        assert not self._thread.is_alive()
-
-    async def _run(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        pbx = SimulatedPbx(username="crmbridge", secret="s3cret")
-        await pbx.start()
-        recordings = f'[cdr]\nrecordings_dir = "{self.monitor}"'
-        file = write(self.folder, ami_port=pbx.port, url="http://127.0.0.1:1/", more=recordings)
-        bridge = asyncio.create_task(app.run(config.load(file), self._stop, http=self._listening))
-        await asyncio.wait([bridge, asyncio.create_task(pbx.logged_in())], return_when=asyncio.FIRST_COMPLETED)
-        self._ready.set()
-        await bridge
-        await pbx.stop()
-
-    def raw(self, request: bytes) -> bytes:
-        with socket.create_connection(self.address, LIMIT_S) as stream:
-            try:
-                stream.sendall(request)
-                return b"".join(iter(lambda: stream.recv(65536), b""))
-            except (ConnectionResetError, BrokenPipeError):
-                return b""
 
     def signed(self, escaped: bytes) -> bytes | None:
         """The query of a link for what this path would name once it is unescaped."""

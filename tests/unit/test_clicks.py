@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from tests.unit.test_tracker import find
 
 from crmbridge.calls.click_calls import NOT_SEEN, ClickCalls
 from crmbridge.calls.clicks import News, Outcome, Side
-from crmbridge.demo.traces import shipped
 from crmbridge.pbx.wire import FrameReader
 
 Event = Mapping[str, str]
@@ -34,8 +34,7 @@ RECORDED = {
 
 
 def recorded(name: str) -> list[Event]:
-    (trace,) = [one for one in shipped() if one.name.endswith(name)]
-    return [frame for frame in FrameReader(ClickCalls.EVENTS).feed(trace.raw) if "Event" in frame]
+    return [frame for frame in FrameReader(ClickCalls.EVENTS).feed(find(name).raw) if "Event" in frame]
 
 
 def click_id(events: Sequence[Event]) -> str:

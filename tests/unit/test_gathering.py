@@ -70,7 +70,7 @@ def test_any_ranges_and_any_order_give_the_same_calls(records: list[Cdr], cuts: 
     assert not gathering.again
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(
     records=histories(),
     late=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 30).map(lambda n: n * 1000)), max_size=5),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
+from itertools import count
 from random import random
 from typing import TypeVar
 
@@ -26,10 +27,12 @@ from crmbridge.store.engine import (
     damage,
     explain,
     make_engine,
+    parsed,
     reading,
     shown,
 )
-from crmbridge.store.schema import Schema, StoreError
+from crmbridge.store.schema import MigratingError, Schema, StoreError
+from crmbridge.store.servers import Servers, listed
 
 log = structlog.get_logger("crmbridge.store")
 
@@ -39,7 +42,8 @@ START_LIMIT_S = 2.0
 """The same while the daemon starts: popups wait for that."""
 
 _PAUSES_S = (0.02, 0.04, 0.08, 0.16, 0.32)
-"""Before a transaction that lost against another is tried anew; less by chance, so that the two don't meet again."""
+"""Before a transaction that lost against another is tried anew, the last of them as often as there is time; less by
+chance, so that the two don't meet again."""
 
 T = TypeVar("T")
 Work = Callable[[AsyncConnection], Awaitable[T]]
@@ -54,8 +58,10 @@ class Database:
         schemas: Sequence[Schema],
         recover: Recover | None,
         readers: AsyncEngine | None = None,
+        servers: Servers | None = None,
     ) -> None:
-        """`readers`: an engine of its own for what only reads."""
+        """`readers`: an engine of its own for what only reads. `servers`: those of a server's database."""
+        self._servers = servers
         self._engine = engine
         self._reading = reading(engine if readers is None else readers)
         self._schemas = schemas
@@ -78,28 +84,33 @@ class Database:
         async with self._bringing_up:
             if self._up:
                 return
+            waits: list[MigratingError] = []
             try:
                 # An upgrade of a file may take its time; a server of which nothing is heard must not.
                 async with asyncio.timeout(None if self.is_sqlite else limit_s):
-                    await self._bring_up()
+                    await self._bring_up(waits)
             except TimeoutError:
-                raise StoreError(self._hangs(limit_s)) from None
+                raise StoreError(str(waits[-1]) if waits else self._hangs(limit_s)) from None
             self._up = True
 
-    async def _bring_up(self) -> None:
+    async def _bring_up(self, waits: list[MigratingError]) -> None:
+        """`waits`: why it takes longer."""
         if self._damaged:
             await self._engine.dispose()  # what is open would go on with the file that is set aside
             await bring_up_async(self._engine, self._schemas, self._recover, look_through=True)
             self._damaged = False
-            return None
-        for pause_s in _PAUSES_S:
+            return
+        for tried in count():
             try:
-                return await bring_up_async(self._engine, self._schemas, self._recover)
+                await bring_up_async(self._engine, self._schemas, self._recover)
+            except MigratingError as error:
+                waits.append(error)
             except StoreError as error:  # another process may be doing the same
-                if self.is_sqlite or error.__cause__ is None or not mysql.passing(error.__cause__):
+                if self.is_sqlite or error.__cause__ is None or not _may_pass_now(error.__cause__, tried):
                     raise
-            await asyncio.sleep(pause_s)
-        return await bring_up_async(self._engine, self._schemas, self._recover)
+            else:
+                return
+            await asyncio.sleep(_pause_s(tried))
 
     async def write(self, work: Work[T], limit_s: float = LIMIT_S) -> T:
         """Do this in a transaction of its own and commit it. Raises StoreError."""
@@ -121,29 +132,50 @@ class Database:
             await self.bring_up()
             limit_s += BUSY_TIMEOUT_MS / 1000  # for another writer
         passed: SQLAlchemyError | None = None
+        turn_of_server = self._servers.turn if self._servers is not None else 0
         try:
             async with asyncio.timeout(limit_s):
                 await self.bring_up(limit_s)
                 async with turn:
-                    for pause_s in _PAUSES_S:
+                    tried = 0
+                    while True:
                         try:
                             return await once(engine, work)
                         except SQLAlchemyError as error:
-                            if self.is_sqlite or not mysql.passing(error):
+                            if self.is_sqlite or not _may_pass_now(error, tried):
                                 raise
                             passed = error
                         log.debug("store.tried_again", reason=explain(passed))
-                        await asyncio.sleep(pause_s * (1 - random() / 2))  # noqa: S311  # no secret
-                    return await once(engine, work)
+                        await asyncio.sleep(_pause_s(tried))
+                        tried += 1
         except TimeoutError:
+            if passed is None:
+                await self._leave_server(turn_of_server)
             raise StoreError(f"{self.name} {explain(passed)}" if passed else self._hangs(limit_s)) from None
         except (SQLAlchemyError, OSError) as error:
             if damage(error) and self._recover is not None:
                 self._up, self._damaged = False, True
             raise StoreError(f"{self.name} {explain(error)}") from error
 
+    async def _leave_server(self, turn: int) -> None:
+        """It says nothing: where there are others, no other work shall wait for it as long, on connections it has."""
+        if self._servers is None or not self._servers.several:
+            return
+        self._servers.leave(turn)
+        for engine in (self._engine, self._reading):
+            await engine.dispose(close=False)  # closing says goodbye, and waits for the answer
+
     def _hangs(self, limit_s: float) -> str:
         return f"{self.name} does not answer within {limit_s:g} s"
+
+
+def _may_pass_now(error: BaseException, tried: int) -> bool:
+    """Who lost against another may win the next time; who lost the connection soon has one again, or hasn't."""
+    return mysql.lost(error) or (mysql.cut(error) and tried < len(_PAUSES_S))
+
+
+def _pause_s(tried: int) -> float:
+    return _PAUSES_S[min(tried, len(_PAUSES_S) - 1)] * (1 - random() / 2)  # noqa: S311  # no secret
 
 
 async def _once(engine: AsyncEngine, work: Work[T]) -> T:
@@ -169,9 +201,11 @@ async def opened(
     `later`, for the daemon: where a server is away, hangs or refuses, or a file's disk does, that is logged, and the
     tables are brought up at the first use that succeeds. `recover`: see `bring_up_async`.
     """
-    engine = make_engine(url, connections)
-    readers = make_engine(url, connections, only_reads=True) if engine.dialect.name != "sqlite" else None
-    database = Database(engine, schemas, recover, readers)
+    address = parsed(url)
+    servers = Servers(listed(address)) if address.get_backend_name() != "sqlite" else None
+    engine = make_engine(address, connections, servers=servers)
+    readers = make_engine(address, connections, only_reads=True, servers=servers) if servers is not None else None
+    database = Database(engine, schemas, recover, readers, servers)
     try:
         await database.bring_up(START_LIMIT_S if later else LIMIT_S)
     except StoreError as error:

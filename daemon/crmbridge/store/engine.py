@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import structlog
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -27,6 +27,8 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from crmbridge.store import mysql
 from crmbridge.store.schema import VERSIONS, Schema, StoreError, lacking, migrate
+from crmbridge.store.servers import Servers
+from crmbridge.store.servers import address as servers_address
 
 log = structlog.get_logger("crmbridge.store")
 
@@ -80,14 +82,17 @@ def sqlite_url(path: Path) -> URL:
     return URL.create("sqlite+aiosqlite", database=str(path))
 
 
-def make_engine(url: str | URL, connections: int = 5, *, only_reads: bool = False) -> AsyncEngine:
+def make_engine(
+    url: str | URL, connections: int = 5, *, only_reads: bool = False, servers: Servers | None = None
+) -> AsyncEngine:
     """An engine for this address; nothing is opened yet. Raises StoreError where the address is none.
 
-    `only_reads`: nothing is written by it; in a SQLite file it may be all the same (see `reading`).
+    `only_reads`: nothing is written by it; in a SQLite file it may be all the same (see `reading`). `servers`: of a
+    server's database, where several engines are to go to the same.
     """
-    address = _parsed(url)
+    address = parsed(url)
     if address.get_backend_name() != "sqlite":
-        return mysql.make_engine(address, connections, only_reads=only_reads)
+        return mysql.make_engine(address, connections, only_reads=only_reads, servers=servers)
     if address.database in {None, "", ":memory:"}:
         raise StoreError("store.url names no file: write sqlite+aiosqlite:////var/lib/crmbridge/calls.db")
     # hide_parameters, here and elsewhere: an error that quotes its values would write callers' numbers into the log
@@ -224,7 +229,7 @@ def _named(where: str) -> Iterator[None]:
     except DamagedError:
         raise
     except StoreError as error:
-        raise StoreError(f"{where} {error}") from None
+        raise type(error)(f"{where} {error}") from None
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
         kind = DamagedError if damage(error) else DiskError if _code(error) in _DISK else StoreError
         raise kind(f"{where} {explain(error)}") from error
@@ -254,12 +259,14 @@ def _code(error: BaseException) -> int:
     return (getattr(original, "sqlite_errorcode", None) or 0) & 0xFF
 
 
-def _parsed(url: str | URL) -> URL:
+def parsed(url: str | URL) -> URL:
+    """The address of a database. Raises StoreError where it is none that we know."""
     try:
-        address = make_url(url)
+        address = servers_address(url)
     except ArgumentError:
         raise StoreError(
-            "store.url is no database address: write sqlite+aiosqlite:////FILE or mysql+asyncmy://USER:PASSWORD@HOST/NAME"
+            "store.url is no database address: write sqlite+aiosqlite:////FILE, "
+            "mysql+asyncmy://USER:PASSWORD@HOST/NAME or, for a cluster, …@HOST1:PORT,HOST2:PORT/NAME"
         ) from None
     if address.drivername not in {"sqlite+aiosqlite", "mysql+asyncmy"}:
         raise StoreError(f"store.url begins with {address.drivername}: use sqlite+aiosqlite or mysql+asyncmy")

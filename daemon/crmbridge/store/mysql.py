@@ -5,19 +5,18 @@ Numbers of errors are the servers' own (mysqld_error.h; MariaDB's share them up 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import Any
 
 import asyncmy
-from sqlalchemy.engine import URL
+from sqlalchemy import event
+from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from crmbridge.store.schema import StoreError, mysql_code
+from crmbridge.store.servers import NOT_IN_SYNC, READ_ONLY, SILENT, Servers, listed, shown_hosts
 
-CONNECT_S = 3
-"""Seconds to connect and log in. With a database in another country that is half a second."""
 LOCK_WAIT_S = 2
 """Seconds that the server lets us wait for another's lock, before we try anew."""
 RECYCLE_S = 240
@@ -33,14 +32,20 @@ _PREPARED = 16
 """Statements that the server keeps prepared for a connection. To MariaDB many rows then go at once, in binary: a fifth
 of the work less at both ends than with one long text."""
 
-_PASSING = {
+_LOST = {
     1205,  # ER_LOCK_WAIT_TIMEOUT
     1213,  # ER_LOCK_DEADLOCK; Galera's certification failure, too
     1684,  # ER_WARN_I_S_SKIPPED_TABLE: somebody is making that table at this moment
     1020,  # ER_CHECKREAD: MariaDB 11 with innodb_snapshot_isolation
 }
-
-_SILENT = 2012  # CR_SERVER_HANDSHAKE_ERR
+_LEFT = {
+    NOT_IN_SYNC,
+    1053,  # ER_SERVER_SHUTDOWN
+    1180,  # ER_ERROR_DURING_COMMIT: its Galera node lost the others meanwhile
+}
+"""Errors of a server, not of a statement: its connections are of no use any more."""
+_LEFT_FOR_ANOTHER = {1290, 1792, READ_ONLY}
+"""The same where there are other servers."""
 _MANY = (
     "has no connection left for us: raise max_connections, or this user's limit, "
     "or see who holds them (SHOW PROCESSLIST)"
@@ -57,7 +62,7 @@ _WORDS = {
     1226: _MANY,  # ER_USER_LIMIT_REACHED
     1290: _READ_ONLY,  # ER_OPTION_PREVENTS_STATEMENT (--read-only)
     1792: _READ_ONLY,  # ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION
-    1836: _READ_ONLY,  # ER_READ_ONLY_MODE
+    READ_ONLY: _READ_ONLY,
     1045: "refuses this user or password: see store.url, and SHOW GRANTS for the user from this host's address",
     1698: "lets this user in by its operating system's user only: give crmbridge a user with a password",
     1044: _RIGHTS,  # ER_DBACCESS_DENIED_ERROR
@@ -76,8 +81,9 @@ _WORDS = {
     1114: "is out of disk space (a table is full)",
     1028: "is out of disk space",
     1030: "can't read or write its files: see the server's own log",
-    _SILENT: "does not answer: it hangs, or is no database server",
-    1047: "is a Galera node that is not in sync with its cluster",
+    SILENT: "does not answer: it hangs, or is no database server",
+    NOT_IN_SYNC: "is a Galera node that is not in sync with its cluster (SHOW STATUS LIKE 'wsrep%' there)",
+    1180: "is a Galera node that lost its cluster while it committed",
     1053: "is shutting down",
     1146: "lacks one of crmbridge's tables: somebody dropped it; drop schema_versions, too, and all are made anew",
     1205: "keeps our rows locked: see who does that (SHOW ENGINE INNODB STATUS)",
@@ -97,11 +103,13 @@ _WORDS = {
 logging.getLogger("asyncmy").setLevel(logging.ERROR)
 
 
-def make_engine(address: URL, connections: int, *, only_reads: bool = False) -> AsyncEngine:
+def make_engine(
+    address: URL, connections: int, *, only_reads: bool = False, servers: Servers | None = None
+) -> AsyncEngine:
     """With up to so many connections; none is made yet. Raises StoreError.
 
-    `only_reads`: each statement stands for itself, which saves the round trip of a commit; a reader at READ COMMITTED
-    sees no more by it.
+    `servers`: those of the address, where other engines connect to them, too. `only_reads`: each statement stands for
+    itself, which saves the round trip of a commit; a reader at READ COMMITTED sees no more by it.
     """
     reads: dict[str, Any] = {
         "isolation_level": "AUTOCOMMIT",
@@ -110,7 +118,13 @@ def make_engine(address: URL, connections: int, *, only_reads: bool = False) -> 
     }
     if not (address.password or "").isascii():
         raise StoreError("the database's password must be of ASCII characters: asyncmy can't send others")
-    return create_async_engine(
+    servers = servers or Servers(listed(address))
+
+    async def connected(host: str, port: int | None = None, **how: Any) -> asyncmy.Connection:  # noqa: ANN401  # asyncmy's arguments
+        del host, port  # the servers' own
+        return await servers.connected(**how)
+
+    engine = create_async_engine(
         address.update_query_dict({"charset": "utf8mb4"}),
         # READ COMMITTED: no locks on gaps, in which two writers wait for each other
         **(reads if only_reads else {"isolation_level": "READ COMMITTED"}),
@@ -119,26 +133,20 @@ def make_engine(address: URL, connections: int, *, only_reads: bool = False) -> 
         hide_parameters=True,
         pool_recycle=RECYCLE_S,
         connect_args={
-            "connect_timeout": CONNECT_S,
             "init_command": _SESSION,
             "program_name": "crmbridge",
             "stmt_cache_size": _PREPARED,
-            "async_creator_fn": _connected,
+            "async_creator_fn": connected,
         },
     )
+    left = _LEFT | _LEFT_FOR_ANOTHER if servers.several else _LEFT
 
+    def judge(context: ExceptionContext) -> None:
+        if mysql_code(context.original_exception) in left:
+            context.is_disconnect = True
 
-async def _connected(**how: Any) -> asyncmy.Connection:  # noqa: ANN401  # asyncmy's arguments
-    """Connect and log in, within a time of its own.
-
-    Whoever waits sets a limit, too, but Python 3.11's wait_for, by which asyncmy connects, forgets a cancellation that
-    comes as the TCP connection is made (gh-86296), and then waits for a silent server's greeting for ever.
-    """
-    try:
-        async with asyncio.timeout(CONNECT_S):
-            return await asyncmy.connect(**how)
-    except TimeoutError:
-        raise asyncmy.errors.OperationalError(_SILENT, "no greeting") from None
+    event.listen(engine.sync_engine, "handle_error", judge)
+    return engine
 
 
 def explain(error: BaseException) -> str | None:
@@ -146,14 +154,16 @@ def explain(error: BaseException) -> str | None:
     return _WORDS.get(mysql_code(error))
 
 
-def passing(error: BaseException) -> bool:
-    """Whether the same transaction may succeed when it is tried anew at once."""
-    cut = isinstance(error, DBAPIError) and error.connection_invalidated
-    return cut or mysql_code(error) in _PASSING
+def lost(error: BaseException) -> bool:
+    """Whether the transaction lost against another, and may win when it is tried anew."""
+    return mysql_code(error) in _LOST
+
+
+def cut(error: BaseException) -> bool:
+    """Whether the connection was lost, so that another may serve."""
+    return isinstance(error, DBAPIError) and error.connection_invalidated
 
 
 def shown(address: URL) -> str:
     """Without the password, and without options, in which there may be secrets, too."""
-    host = address.host or "localhost"
-    where = f"[{host}]" if ":" in host else host
-    return f"{address.username or ''}@{where}:{address.port or 3306}/{address.database or ''}"
+    return f"{address.username or ''}@{shown_hosts(address)}/{address.database or ''}"

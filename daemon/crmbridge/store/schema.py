@@ -9,13 +9,13 @@ It must not know what the tables are for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Column, Connection, Dialect, Integer, MetaData, String, Table, inspect, select
+from sqlalchemy import Column, Connection, Dialect, Integer, MetaData, String, Table, func, inspect, select, text
 from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.schema import CreateIndex, CreateTable
@@ -56,6 +56,10 @@ class Utc(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value else None
 
 
+class MigratingError(StoreError):
+    """Another process makes the tables at this moment: soon they are there."""
+
+
 Upgrade = Callable[[Connection], None]
 """One step to the next version.
 
@@ -87,6 +91,9 @@ VERSIONS = "schema_versions"
 """The table that every database of ours has."""
 
 _DUPLICATE_INDEX = 1061  # ER_DUP_KEYNAME
+CLAIM_S = 10
+"""After so many seconds we take it that whoever began to make the tables was killed."""
+_TOO_OLD = f"UTC_TIMESTAMP(6) - INTERVAL {CLAIM_S} SECOND"
 
 _versions_tables = MetaData()
 _versions = Table(
@@ -149,8 +156,39 @@ def lacking(connection: Connection, schemas: Iterable[Schema]) -> list[str]:
 
 def _migrate_one(connection: Connection, schema: Schema, now: datetime) -> None:
     ours = _versions.c.component == schema.component
-    found = connection.scalar(select(_versions.c.version).where(ours))
-    stamp = {"version": schema.version, "changed_at": now}
+    version = select(_versions.c.version).where(ours)
+    if connection.scalar(version) == schema.version:
+        return
+    with nullcontext() if connection.dialect.name == "sqlite" else _claimed(connection, schema):
+        _bring_up(connection, schema, connection.scalar(version), {"version": schema.version, "changed_at": now})
+
+
+@contextmanager
+def _claimed(connection: Connection, schema: Schema) -> Iterator[None]:
+    """Be the only one to change these tables. Raises MigratingError where somebody else is.
+
+    MariaDB bears being told to make tables by several at once, but not views: where two nodes of a Galera cluster (of
+    MariaDB 10.11) each make one, both hang, and with them all that anybody writes. Galera has no GET_LOCK, so the claim
+    is a row, of which one can be inserted.
+    """
+    claim = f"{schema.component}: being changed"
+    ours = _versions.c.component == claim
+    connection.execute(_versions.delete().where(ours, _versions.c.changed_at < text(_TOO_OLD)))
+    try:
+        connection.execute(_versions.insert().values(component=claim, version=0, changed_at=func.utc_timestamp(6)))
+        connection.exec_driver_sql("COMMIT")  # others see it by then, on whatever node
+    except IntegrityError:
+        raise MigratingError("is being set up by another crmbridge: wait a few seconds") from None
+    try:
+        yield
+    finally:
+        with suppress(DBAPIError):  # where the server is gone, the claim ends by itself
+            connection.execute(_versions.delete().where(ours))
+            connection.exec_driver_sql("COMMIT")
+
+
+def _bring_up(connection: Connection, schema: Schema, found: int | None, stamp: Mapping[str, object]) -> None:
+    ours = _versions.c.component == schema.component
     if found is None:
         create(connection, schema.tables)
         _create_views(connection, schema)

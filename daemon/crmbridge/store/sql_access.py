@@ -12,13 +12,14 @@ import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from crmbridge.store import mysql
 from crmbridge.store.call_tables import VIEWS
 from crmbridge.store.engine import explain, make_engine
 from crmbridge.store.schema import StoreError, mysql_code
+from crmbridge.store.servers import address
 
 ANYWHERE = "%"
 LIMIT_S = 10.0
@@ -86,7 +87,7 @@ async def apply(url: str | URL, statements: Sequence[str]) -> None:
 
 async def _run(url: str | URL, statements: Sequence[str]) -> list[list[tuple[object, ...]]]:
     try:
-        engine = make_engine(make_url(url), connections=1)
+        engine = make_engine(address(url), connections=1)
     except ArgumentError:
         raise StoreError("that is no database address: mysql+asyncmy://USER:PASSWORD@HOST/") from None
     answers: list[list[tuple[object, ...]]] = []

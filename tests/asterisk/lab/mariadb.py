@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,14 +42,26 @@ class Server:
     """A server that can be frozen, killed, and started anew on the same data and port. Raises DatabaseError."""
 
     def __init__(
-        self, folder: Path, network: Network | None = None, *, port: int | None = None, options: Sequence[str] = ()
+        self,
+        folder: Path,
+        network: Network | None = None,
+        *,
+        port: int | None = None,
+        options: Sequence[str] = (),
+        like: Path | None = None,
     ) -> None:
-        """As `running` has it; `folder` is for its data, and its path not longer than a socket's may be."""
+        """As `running` has it; `folder` is for its data, and its path not longer than a socket's may be.
+
+        `like`: begin with a copy of the data of a server that does not run.
+        """
         self._folder = folder
         # A server that starts deletes what others that are at work have in a temporary folder that they share.
         ours = ["--user=root"] if os.geteuid() == 0 else []
         ours += [f"--datadir={folder / 'data'}", f"--tmpdir={folder}"]
-        _install(ours)
+        if like is None:
+            _install(ours)
+        else:
+            shutil.copytree(like, folder / "data")
         self.database = Database("127.0.0.1", port or (3307 if network else free_port()), folder / "socket")
         command = ["mariadbd", "--no-defaults", f"--socket={self.database.socket}", *ours]
         command += [f"--port={self.database.port}", f"--bind-address={self.database.host}"]
@@ -56,11 +69,12 @@ class Server:
         self._command = network.command(*command) if network else ["setpriv", "--pdeathsig", "KILL", "--", *command]
         self._stack = ExitStack()
 
-    def start(self) -> None:
-        """Start it; when this returns it answers."""
+    def start(self, *more: str, **environment: str) -> None:
+        """Start it, with more options; when this returns it answers."""
         for leftover in (self._folder / "ready", self.database.socket):
             leftover.unlink(missing_ok=True)
-        self._stack.enter_context(_server(self._command, self._folder / "ready", self._folder / "log"))
+        command = [*self._command, *more]
+        self._stack.enter_context(_server(command, self._folder / "ready", self._folder / "log", environment))
 
     def stop(self) -> None:
         """End it, at once if it doesn't end by itself."""
@@ -118,11 +132,11 @@ def _install(ours: list[str]) -> None:
 
 
 @contextmanager
-def _server(command: list[str], ready: Path, log: Path) -> Iterator[None]:
+def _server(command: list[str], ready: Path, log: Path, environment: Mapping[str, str]) -> Iterator[None]:
     """The server, when it has said (as it would to systemd) that it is ready."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told, log.open("wb") as output:
         told.bind(str(ready))
-        environment = {"PATH": os.environ["PATH"], "NOTIFY_SOCKET": str(ready)}
+        environment = {"PATH": os.environ["PATH"], **environment, "NOTIFY_SOCKET": str(ready)}
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
         )
