@@ -44,7 +44,7 @@ _MOST_ESCAPED = 4
 def masked(value: object, name: str = "") -> object:
     """A field's value with all numbers in it hidden; texts within lists and mappings, too. `name`: the field's."""
     lower = name.lower()
-    if lower in _KEPT_FIELDS or lower.endswith(_KEPT_ENDINGS):
+    if value is None or lower in _KEPT_FIELDS or lower.endswith(_KEPT_ENDINGS):
         return value
     if isinstance(value, Mapping):
         return {key: masked(one, str(key)) for key, one in value.items()}
@@ -52,9 +52,14 @@ def masked(value: object, name: str = "") -> object:
         return [masked(one, name) for one in value]
     if lower.endswith(_NAME_ENDINGS):
         return "***"
-    if value is not None and (lower in _NUMBER_FIELDS or lower.endswith(_NUMBER_ENDINGS)):
-        return mask(value)
-    return masked_text(value) if isinstance(value, str) else value
+    is_number = lower in _NUMBER_FIELDS or lower.endswith(_NUMBER_ENDINGS)
+    return mask(value) if is_number else _masked_one(value)
+
+
+def _masked_one(value: object) -> object:
+    if isinstance(value, bool | int | float):
+        return value
+    return masked_text(value if isinstance(value, str) else repr(value))  # as it would be written
 
 
 def masked_text(text: str) -> str:

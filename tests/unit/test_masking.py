@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -85,8 +86,10 @@ def test_numbers_in_frames_are_hidden_by_their_headers_and_names_too() -> None:
     assert masked({"frame": frame}, "event") == {"frame": shown}
 
 
-def test_what_is_no_text_stays() -> None:
+def test_what_is_no_text_stays_or_is_hidden_as_it_would_be_written() -> None:
     assert [masked(one, "x") for one in (12345678, 1.5, True, None)] == [12345678, 1.5, True, None]
+    assert masked(ValueError("no 033004799"), "error") == "ValueError('no ******799')"
+    assert "33004" not in str(masked([Path("/x/in-033004799.wav")], "files"))
 
 
 @given(st.text(), st.from_regex(r"\+?[0-9](?:[ ().-]?[0-9]){5,14}", fullmatch=True), st.text())
