@@ -22,8 +22,7 @@ import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
 from crmbridge.masking import masked
-from crmbridge.repetition import Kind, Repetition
-from crmbridge.repetition import kind as kind_of
+from crmbridge.repetition import Kind, Repetition, kind_of
 
 log = structlog.get_logger("crmbridge.log")
 
@@ -54,8 +53,12 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # standard err
         """Write a line, or hold it back. Called with the handler's lock held, from any thread."""
         level = record.levelname.lower()
         counts[level] = counts.get(level, 0) + 1
-        kind = _kind(level, record)
-        held = 0 if kind is None else self.repetition.admit(kind, time.monotonic(), lambda: _without_frames(record))
+        try:
+            kind = _kind(level, record)
+            held = 0 if kind is None else self.repetition.admit(kind, time.monotonic(), lambda: _without_frames(record))
+        except Exception:  # noqa: BLE001  # whoever logs a value that can't be written must not fail for it
+            self.handleError(record)
+            return
         if held is not None:
             self._write(record, held)
 

@@ -51,7 +51,7 @@ _MEASURED = frozenset({"attempts", "frames", "ms", "new", "records", "talk_s", "
 _FIRST_ERROR = 400
 
 
-def kind(level: str, line: Mapping[str, object]) -> Kind | None:
+def kind_of(level: str, line: Mapping[str, object]) -> Kind | None:
     """What kind of line this is; None for one that is never held back.
 
     That is what happens to a call or a click: there are no more of these lines than calls. Of complaints, and of what

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from crmbridge.repetition import AT_ONCE, EVERY_S, MOST, MOST_ABOUT, Kind, Repetition, kind
+from crmbridge.repetition import AT_ONCE, EVERY_S, MOST, MOST_ABOUT, Kind, Repetition, kind_of
 
 SAME = Kind("same")
 
@@ -110,7 +110,7 @@ def line(event: str, **fields: object) -> dict[str, object]:
     ],
 )
 def test_which_lines_are_the_same(level: str, one: dict[str, object], other: dict[str, object], is_same: bool) -> None:
-    assert (kind(level, one) == kind(level, other)) == is_same
+    assert (kind_of(level, one) == kind_of(level, other)) == is_same
 
 
 @pytest.mark.parametrize(
@@ -125,4 +125,4 @@ def test_which_lines_are_the_same(level: str, one: dict[str, object], other: dic
     ],
 )
 def test_what_happens_to_a_call_is_never_held_back(level: str, one: dict[str, object]) -> None:
-    assert kind(level, one) is None
+    assert kind_of(level, one) is None
