@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -52,7 +51,7 @@ class Fault:
     state: State = State.FAIL
     file: str = USER_FILE
     written: tuple[str, str] = ("", "")
-    """In place of the first stands the second, which is a pattern's replacement."""
+    """In place of the first stands the second."""
     settings: dict[str, Any] = field(default_factory=dict)
     not_found_out: tuple[str, ...] = ()
     """Links that need what is missing, and say so."""
@@ -112,9 +111,6 @@ FAULTS = (
     user("a filter that hides", FILTER, f"eventfilter = !Hangup\n{FILTER}", "Hangup", "eventfilter", link="AMI events"),
     # Records
     Fault(
-        "no records", "CDR", ("cdr.conf", "enable = yes"), file="cdr.conf", written=(r"enable *= *yes", "enable = no")
-    ),
-    Fault(
         "records that are not sent",
         "CDR",
         ("cdr_manager.conf", "enabled = yes", "cdr.source"),
@@ -171,6 +167,10 @@ FAULTS = (
     ),
 )
 
+NO_RECORDS = Fault(
+    "no records", "CDR", ("cdr.conf", "enable = yes"), file="cdr.conf", written=("enable = yes", "enable = no")
+)
+
 
 @contextmanager
 def broken(pbx: Pbx, fault: Fault) -> Iterator[None]:
@@ -180,7 +180,7 @@ def broken(pbx: Pbx, fault: Fault) -> Iterator[None]:
         yield
         return
     text = FILES[fault.file]
-    changed = re.sub(old, lambda _: new, text, count=1) if "*" in old else text.replace(old, new, 1)
+    changed = text.replace(old, new, 1)
     assert changed != text
     try:
         pbx.configure(fault.file, changed)
@@ -224,6 +224,18 @@ async def test_a_healthy_one_has_nothing_to_mend(pbx: Pbx, check: Check) -> None
     assert "PJSIP/trunk-bezeq" in links["trunks"].found
     assert "777" in links["extensions"].found or "101" in links["extensions"].found
     assert links["clock"].found.startswith("differs from ours by: Asterisk 0 s")
+
+
+async def test_no_records(pbx: Pbx, check: Check) -> None:
+    """The next test gets another Asterisk: one whose records were off and on again hangs when cdr_manager is loaded
+    anew a second time, 16 and 22."""
+    try:
+        with broken(pbx, NO_RECORDS):
+            links = await check()
+    finally:
+        pbx.stop()
+    assert [name for name, link in links.items() if link.state != State.OK] == ["CDR"]
+    assert all(words in links["CDR"].found for words in NO_RECORDS.says)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.what)
