@@ -100,12 +100,24 @@ FAULTS = (
     user("starting is not heard", READ, "read = call,cdr,user", "add system", "read ="),
     user("records are not heard", READ, "read = call,system,user", "add cdr", "read ="),
     # Too much
-    user("consoles", WRITE, f"{WRITE},command", "take it out", "command", "console", state=State.WARN),
-    user("programs", WRITE, f"{WRITE},system", "take it out", "system", "runs any program", state=State.WARN),
-    user("files", WRITE, f"{WRITE},config", "take it out", "config", "rewrites", state=State.WARN),
-    user("calls of others", WRITE, f"{WRITE},call", "take it out", "call (", "taps", state=State.WARN),
-    user("all", WRITE, "write = all", "take it out", "system", "command", "config", "call (", state=State.WARN),
-    user("variables", READ, f"{READ},dialplan", "take it out", "read =", "dialplan", state=State.WARN),
+    user("the console may be used", WRITE, f"{WRITE},command", "take it out", "command", "console", state=State.WARN),
+    user(
+        "programs may be run", WRITE, f"{WRITE},system", "take it out", "system", "runs any program", state=State.WARN
+    ),
+    user("files may be rewritten", WRITE, f"{WRITE},config", "take it out", "config", "rewrites", state=State.WARN),
+    user("any call may be ended", WRITE, f"{WRITE},call", "take it out", "call (", "taps", state=State.WARN),
+    user(
+        "everything may be done",
+        WRITE,
+        "write = all",
+        "take it out",
+        "system",
+        "command",
+        "config",
+        "call (",
+        state=State.WARN,
+    ),
+    user("variables are heard", READ, f"{READ},dialplan", "take it out", "read =", "dialplan", state=State.WARN),
     # The filter
     user("a filter without dials", "DialBegin|", "", "hides DialBegin", "asterisk-conf", link="AMI events"),
     user("a filter that hides", FILTER, f"eventfilter = !Hangup\n{FILTER}", "Hangup", "eventfilter", link="AMI events"),

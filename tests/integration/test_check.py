@@ -176,7 +176,12 @@ FAULTS = (
     Fault("an old Asterisk", "Asterisk", runs("13.38.3"), ("13.38.3 is older than 16", "upgrade"), State.WARN),
     Fault("one without devices", "Asterisk", runs("16.16.0"), ("DBGetTree", "16.28", "upgrade"), State.WARN),
     Fault("one that is too new", "Asterisk", runs("24.0.0"), ("newer than 22", "newer crmbridge"), State.WARN),
-    Fault("no file of records", "call records", sets("cdr", source="/nowhere/x.csv"), ("/nowhere/x.csv", "check cdr.source")),
+    Fault(
+        "no file of records",
+        "call records",
+        sets("cdr", source="/nowhere/x.csv"),
+        ("/nowhere/x.csv", "check cdr.source"),
+    ),
     Fault("no recordings", "recordings", sets("cdr", recordings_dir="/nowhere"), ("is no folder", "recordings_dir")),
     Fault("a CRM that is not there", "CRM", sets("crm", url="http://127.0.0.1:9/x"), ("check crm.url", "firewall")),
     Fault("a wrong path", "CRM", replies(Reply(404)), ("HTTP 404", "check crm.url")),

@@ -98,8 +98,8 @@ async def _extensions(visit: Visit, settings: Settings, seen: Seen) -> Link:
     remarks = []
     if outside:
         remarks.append(
-            f"{some(outside)} stands in a context of pbx.inbound_contexts: its calls would be neither from outside nor"
-            " an extension's own; give it another context, or take the context out there"
+            f"phones in a context of pbx.inbound_contexts: {some(outside)}; their calls would be neither from outside"
+            " nor an extension's own: give them another context, or take the context out there"
         )
     if not seen.phones:
         if not seen.complete:

@@ -74,7 +74,12 @@ async def rights(visit: Visit, username: str, records_come_by_ami: bool) -> Link
         ]
         remarks += _wide(read)
     heard = "which events it hears was not found out" if read is None else f"hears {', '.join(sorted(read))}"
-    return judged(RIGHTS, f"may use {', '.join(NEEDED_ACTIONS)}; {heard}", faults=faults, remarks=remarks)
+    if faults or remarks:
+        (remarks or faults).append(
+            "then `manager reload`, and restart crmbridge, whose session keeps the rights it had"
+        )
+    found = f"may use {', '.join(NEEDED_ACTIONS)}; {heard}"
+    return judged(RIGHTS, found, faults=faults, remarks=remarks)
 
 
 def _needless(commands: Mapping[str, frozenset[str]]) -> list[str]:
