@@ -26,6 +26,7 @@ from crmbridge.calls.numbers import Numbers
 from crmbridge.calls.phone_states import PhoneState
 from crmbridge.calls.tracker import Tracker
 from crmbridge.config import (
+    AmiSettings,
     CdrSettings,
     CrmSettings,
     DialerSettings,
@@ -219,7 +220,7 @@ def ami(
     """The session with the PBX."""
     ami = settings.ami
     return Ami(
-        address=Address(ami.host, ami.port, tls=ami.tls, ca_file=ami.ca_file),
+        address=ami_address(ami),
         username=ami.username,
         secret=ami.secret.get_secret_value(),
         wanted=wanted,
@@ -227,6 +228,11 @@ def ami(
         apart=apart,
         alive=alive,
     )
+
+
+def ami_address(ami: AmiSettings) -> Address:
+    """Where Asterisk's manager listens."""
+    return Address(ami.host, ami.port, tls=ami.tls, ca_file=ami.ca_file)
 
 
 def call_list(settings: Settings, rows: Rows, *, for_daemon: bool = False) -> AbstractAsyncContextManager[CallList]:

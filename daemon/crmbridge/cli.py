@@ -33,6 +33,11 @@ from crmbridge.systemd import service_manager
 from crmbridge.terminal import EX_IOERR, ConfigOption, JsonOption
 
 _CHUNK = 1 << 16
+_SHOWN = {
+    checks.State.OK: "[green]ok[/]",
+    checks.State.WARN: "[yellow]warn[/]",
+    checks.State.FAIL: "[red]FAIL[/]",
+}
 _EXAMPLE_CLIENT = "10"
 """ClientId of the client's questionnaire, for a replay without settings."""
 
@@ -123,18 +128,22 @@ def replay(
 
 @cli.command()
 def check(config_file: ConfigOption = config.DEFAULT_FILE, as_json: JsonOption = False) -> None:
-    """Try each link of the chain, from the settings to the CRM, and say what to do about those that fail."""
+    """Try each link of the chain, from the settings to the CRM, and say what to do about those that fail.
+
+    A warning is what the bridge works with, and somebody should know; only what fails makes the exit code 1.
+    """
     log.configure(level="error", form="console", mask_numbers=False)
     try:
         results = asyncio.run(checks.all_links(config.load(config_file)))
     except ConfigError as error:
-        results = [checks.Link("settings", ok=False, found=str(error))]
+        results = [checks.of_settings(str(error))]
     if as_json:
-        typer.echo(json.dumps([{"link": r.name, "ok": r.ok, "found": r.found} for r in results], ensure_ascii=False))
+        told = [{"link": r.name, "ok": r.ok, "state": r.state.value, "found": r.found} for r in results]
+        typer.echo(json.dumps(told, ensure_ascii=False))
     else:
         table = Table("", "link", "found", show_edge=False)
         for result in results:
-            table.add_row("[green]ok[/]" if result.ok else "[red]FAIL[/]", result.name, escape(result.found))
+            table.add_row(_SHOWN[result.state], result.name, escape(result.found))
         terminal.console().print(table)
     if not all(result.ok for result in results):
         raise typer.Exit(1)

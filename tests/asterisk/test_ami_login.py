@@ -14,7 +14,7 @@ import structlog
 from tests.asterisk.lab import pbx as lab_pbx
 from tests.asterisk.lab.ami import session
 from tests.asterisk.lab.network import Network
-from tests.asterisk.lab.ours import Heard, held, inside, our_ami
+from tests.asterisk.lab.ours import Heard, held, inside, our_ami, tried
 from tests.asterisk.lab.pbx import LAB_SECRET, LAB_USER, SECRET, SHIPPED, SIP, USER, Pbx
 from tests.asterisk.lab.phone import NO_ANSWER, Phone
 from tests.asterisk.lab.stage import perform
@@ -56,7 +56,7 @@ async def refused(pbx: Pbx, username: str, secret: str) -> int:
     """How many failures fail2ban sees of one refused login."""
     before = len(pbx.log())
     with pytest.raises(LoginRefusedError, match=r"Authentication failed.*ami\.secret.*permit.*manager_custom\.conf"):
-        await our_ami(inside(pbx.network), Heard(), username=username, secret=secret).probe()
+        await tried(inside(pbx.network), username=username, secret=secret)
     return len(FAILURE.findall(pbx.log()[before:]))
 
 
@@ -80,7 +80,7 @@ async def test_where_one_session_at_a_time_is_allowed_the_second_waits_for_its_t
     async with asyncio.timeout(LIMIT_S):
         async with session(strict_pbx, USER, SECRET):
             with pytest.raises(NotConnectedError, match="allowmultiplelogin"):
-                await ami.probe()
+                await tried(inside(strict_pbx.network))
         async with held(ami):
             await heard.until("CoreShowChannelsComplete")
     assert not FAILURE.findall(strict_pbx.log()[before:])
@@ -102,7 +102,7 @@ async def test_a_login_while_asterisk_waits_for_its_last_call_to_end_is_not_refu
         while (await watching.action("Ping"))["Response"] == "Success":
             pass
         with pytest.raises(NotConnectedError, match="shutting down"):
-            await our_ami(inside(network), Heard()).probe()
+            await tried(inside(network))
         await customer.hang_up()
         with suppress(subprocess.CalledProcessError):
             await stopping

@@ -13,7 +13,7 @@ import pytest
 from tests.asterisk.lab import pbx as lab_pbx
 from tests.asterisk.lab.bridge import COMMAND, CRM, RING, configured, started
 from tests.asterisk.lab.network import Network
-from tests.asterisk.lab.ours import Heard, InNetwork, our_ami
+from tests.asterisk.lab.ours import InNetwork, tried
 from tests.asterisk.lab.pbx import AMI, SIP, Pbx
 from tests.asterisk.lab.phone import NO_ANSWER, Phone
 
@@ -88,7 +88,7 @@ async def trouble(address: Address) -> str:
     """What an administrator is told who tries this."""
     async with asyncio.timeout(LIMIT_S):
         try:
-            await our_ami(address, Heard(), timing=Timing(connect_s=2)).probe()
+            await tried(address, timing=Timing(connect_s=2))
         except PASSING as error:
             return explain(error)
         return "none"

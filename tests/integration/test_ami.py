@@ -23,6 +23,7 @@ from crmbridge.pbx.ami import (
     Timing,
 )
 from crmbridge.pbx.connection import Connection
+from crmbridge.pbx.visit import visit
 from crmbridge.pbx.wire import Frame
 
 LIMIT_S = 10
@@ -154,10 +155,9 @@ async def test_after_the_login_all_channels_are_asked_for(pbx: SimulatedPbx) -> 
 
 
 async def test_a_refused_login_is_an_error_that_names_what_to_mend(pbx: SimulatedPbx) -> None:
-    ami = Ami(address=Address("127.0.0.1", pbx.port), username="u", secret="wrong", wanted=[], on_frame=Events().take)
     with pytest.raises(LoginRefusedError, match=r"ami\.secret.*manager\.conf") as caught:
-        async with asyncio.timeout(LIMIT_S):
-            await ami.probe()
+        async with asyncio.timeout(LIMIT_S), visit(Address("127.0.0.1", pbx.port), "u", "wrong"):
+            pass
     assert "wrong" not in str(caught.value)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from datetime import datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -14,7 +15,7 @@ from structlog.testing import capture_logs
 from tests.integration.cdr_tables import FREEPBX, HERE, insert, reader, record
 from tests.integration.conftest import Fresh
 
-from crmbridge import checks
+from crmbridge.checks import records as check_records
 from crmbridge.config import Settings, parse
 from crmbridge.pbx import cdr_table
 from crmbridge.pbx.cdr_table import CdrTable, SourceError, TooSlowError
@@ -201,24 +202,26 @@ def settings(source: str) -> Settings:
 
 async def test_check_tries_the_table(fresh: Fresh) -> None:
     fresh.sql(FREEPBX.format(engine="InnoDB") + insert([record(BEGAN)]))
+    at = f"{datetime.now(ZoneInfo('Asia/Jerusalem')) - timedelta(minutes=10):%Y-%m-%d %H:%M:%S}"
+    fresh.sql(f"UPDATE cdr SET calldate = '{at}'")
     source = reader(fresh.server, fresh.name)
-    link = await checks._records(settings(source))
-    assert (link.ok, link.found) == (True, "table cdr, the latest of 2026-11-23 07:50:00")
+    link, *_ = await check_records.source(settings(source))
+    assert (link.state, link.found) == ("ok", f"table cdr, the latest of {at}, 10 min ago")
     fresh.sql("ALTER TABLE cdr DROP COLUMN linkedid; DELETE FROM cdr")
-    link = await checks._records(settings(source))
+    link, *_ = await check_records.source(settings(source))
     assert (link.ok, "none yet; it has no linkedid" in link.found) == (True, True)
     fresh.sql("DROP INDEX calldate ON cdr")
-    link = await checks._records(settings(source))
+    link, *_ = await check_records.source(settings(source))
     assert not link.ok
     assert link.found.endswith("CREATE INDEX calldate ON cdr (calldate)")
-    link = await checks._records(settings(source.replace(":secret", ":wrong")))
+    link, *_ = await check_records.source(settings(source.replace(":secret", ":wrong")))
     assert not link.ok
     assert "check user and password" in link.found
 
 
 async def test_check_tries_the_file(tmp_path: Path) -> None:
     file = tmp_path / "crmbridge.csv"
-    assert not (await checks._records(settings(str(file)))).ok
+    assert not (await check_records.source(settings(str(file))))[0].ok
     file.touch()
-    link = await checks._records(settings(str(file)))
-    assert (link.ok, link.found) == (True, str(file))
+    link, *_ = await check_records.source(settings(str(file)))
+    assert (link.ok, link.found) == (True, f"{file}, the latest of none yet")

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
+from tests.asterisk import test_check as of_asterisk
+from tests.integration import test_check as of_the_rest
 
-from crmbridge import intake, retention
+from crmbridge import checks, intake, retention
 from crmbridge.calls.dialing import Code
 from crmbridge.calls.phases import diagram, drawn
 from crmbridge.calls.tracker import Tracker
@@ -120,3 +122,16 @@ def test_the_page_on_the_log_names_every_event_and_no_others() -> None:
     named = [name for row in rows for name in re.findall(r"`([^`]+)`", row)]
     assert len(named) == len(set(named))
     assert set(named) == logged()
+
+
+def test_the_page_on_check_has_every_link_and_what_is_said_of_each_fault() -> None:
+    page = (ROOT / "docs" / "check.md").read_text(encoding="utf-8")
+    rows = [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in page.splitlines() if line[:2] == "| "
+    ]
+    assert tuple(row[0] for row in rows if len(row) == 2 and row[0] != "link") == checks.LINKS
+    written = {row[0]: row[1:] for row in rows if len(row) == 4}
+    for fault in (*of_asterisk.FAULTS, of_asterisk.NO_RECORDS, *of_the_rest.FAULTS):
+        link, state, found = written[fault.what]
+        assert (link, state) == (fault.link, fault.state)
+        assert all(words in found.replace("\\", "") for words in fault.says), fault.what

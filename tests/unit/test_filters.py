@@ -73,3 +73,24 @@ def test_the_classes_at_the_login_hold_every_event_that_was_ever_recorded() -> N
                 seen.add(frame["Event"])
                 assert set(frame["Privilege"].split(",")) <= {*asked, "all"}, frame
     assert seen > {"Newchannel", "DialBegin", "BridgeEnter", "Cdr", "Hangup", "FullyBooted"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "hidden"),
+    [
+        ([], []),
+        ([PATTERN], []),
+        ([PATTERN.replace("Hangup|", "")], ["Hangup"]),
+        (["!Event: Hangup"], ["Hangup", "HangupRequest"]),
+        (["Event: .*", "!^Event: Cdr[[:cntrl:]]"], ["Cdr"]),
+        (["^Event: (Newchannel|Cdr)[[:space:]]", "Privilege: (call|system|user)"], []),
+        (["Event: Newchannel"], sorted(WANTED | filters.OF_SESSION - {"Newchannel"})),
+    ],
+)
+def test_what_a_users_own_filter_hides(lines: list[str], hidden: list[str]) -> None:
+    assert filters.hidden(lines, WANTED) == sorted(set(hidden) - {"Newchannel"} - OF_LISTS)
+
+
+def test_a_filter_that_can_not_be_read_is_not_judged() -> None:
+    with pytest.raises(ValueError, match=r"\(Event"):
+        filters.hidden(["(Event"], WANTED)

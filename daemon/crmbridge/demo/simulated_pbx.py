@@ -60,6 +60,8 @@ class SimulatedPbx:
         self._logged_in = asyncio.Event()
         self.hints: list[Frame] = []
         """What ExtensionStateList lists: Exten, Context and Hint each."""
+        self.core: dict[str, str] = {}
+        """What CoreSettings says; unknown where it is empty."""
         self.originated: list[Frame] = []
         """Every Originate that was asked for."""
         self.port = 0
@@ -155,20 +157,23 @@ class SimulatedPbx:
             self._login(action, writer)
         elif writer not in self._writers:
             _send(writer, {"Response": "Error", "Message": "Permission denied"}, action)
-        elif name == "ping":
-            _send(writer, {"Response": "Success", "Ping": "Pong", "Timestamp": f"{time.time():.6f}"}, action)
+        elif told := self._told(name):
+            _send(writer, {"Response": "Success", **told}, action)
         elif name == "coreshowchannels":
             self._list(action, writer, "CoreShowChannel", [*self._channels.values()])
         elif name == "bridgelist":
             self._list(action, writer, "BridgeListItem", [])
         elif name == "extensionstatelist":
             self._list(action, writer, "ExtensionStatus", self.hints)
-        elif name == "listcommands":
-            _send(writer, {"Response": "Success", **_COMMANDS}, action)
         elif name == "originate":
             self._originate(action, writer)
         else:
             _send(writer, {"Response": "Error", "Message": "Invalid/unknown command"}, action)
+
+    def _told(self, name: str) -> Mapping[str, str]:
+        """What an action is answered whose answer is a single frame; nothing for one that we don't know."""
+        ping = {"Ping": "Pong", "Timestamp": f"{time.time():.6f}"}
+        return {"ping": ping, "listcommands": _COMMANDS, "coresettings": self.core}.get(name, {})
 
     def _login(self, action: Frame, writer: asyncio.StreamWriter) -> None:
         key = hashlib.md5((_CHALLENGE + self._secret).encode(), usedforsecurity=False).hexdigest()

@@ -11,7 +11,6 @@ import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import structlog
@@ -28,6 +27,7 @@ from crmbridge.pbx.connection import (
     LoginRefusedError,
     NotConnectedError,
     connected,
+    log_in,
 )
 from crmbridge.pbx.counts import Counts
 from crmbridge.pbx.explain import explain
@@ -44,7 +44,6 @@ __all__ = [
     "ConnectionLostError",
     "LoginRefusedError",
     "NotConnectedError",
-    "Probe",
     "Timing",
     "explain",
 ]
@@ -61,18 +60,6 @@ REMIND_S = 300.0
 
 LATE_S = 120.0
 """A connection may take as long until it is a session (five answers, ten seconds each); later it counts as hung."""
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """What one login showed."""
-
-    version: str
-    """AMI version."""
-    fully_booted: bool
-    """Asterisk said so; it does after each login once it has started, to users with `read = system`."""
-    actions: frozenset[str]
-    """The actions that the user may use."""
 
 
 class Ami:
@@ -183,14 +170,6 @@ class Ami:
         again = f"every {self._timing.refused_pause_s / 60:.0f} minutes, so that no fail2ban bans this address"
         log.error("ami.login_refused", error=str(error), username=self._username, hint=hint, tried_again=again)
 
-    async def probe(self) -> Probe:
-        """Log in once and out again. Raises LoginRefusedError, OSError, and what `action` does."""
-        async with self._connected() as connection:
-            await self._login(connection)
-            may = await connection.send({"Action": "ListCommands"})
-            await self._wait_for_boot()
-            return Probe(connection.version or "unknown", self._booted.is_set(), frozenset(may.headers))
-
     async def action(self, fields: Action, *, timeout_s: float | None = None) -> Answer:
         """Send one action and wait for its answer. It is sent once, whatever happens.
 
@@ -226,7 +205,7 @@ class Ami:
                     self._patience.cancel()
 
     async def _session(self, connection: Connection) -> None:
-        await self._login(connection)
+        await log_in(connection, self._address, self._username, self._secret)
         await self._narrow(connection)
         self._connection = connection
         self.counts.began()
@@ -256,16 +235,6 @@ class Ami:
                 async with asyncio.timeout(self._timing.ping_s):
                     await connection.lost()
                     return
-
-    async def _login(self, connection: Connection) -> None:
-        try:
-            await connection.login(self._username, self._secret, events=filters.CLASSES)
-        except LoginRefusedError as error:
-            raise LoginRefusedError(
-                f"Asterisk at {self._address} refuses the AMI login ({error}): check ami.username and ami.secret"
-                " in crmbridge's settings, and secret, deny and permit of that user in Asterisk's manager.conf"
-                " (manager_custom.conf on FreePBX, manager.d/crmbridge.conf if you took our file)"
-            ) from None
 
     async def _narrow(self, connection: Connection) -> None:
         """Have only the events sent that are wanted, where the user may say so; else the user's own filter counts."""

@@ -256,7 +256,8 @@ class CdrFiles:
                 f"{error.filename or self.path} may not be read by the user that crmbridge runs as: give it the group"
                 " that may (docs/call-records.md)"
             )
-        return SourceError(f"{self.path} can't be read: {getattr(error, 'strerror', None) or error}")
+        why = getattr(error, "strerror", None) or error
+        return SourceError(f"{self.path} can't be read: {why}; check cdr.source (docs/call-records.md)")
 
 
 def _opened(file: Path) -> IO[bytes]:

@@ -118,6 +118,15 @@ class CdrTable:
         ((first, last),) = await self._rows(query, [_datetime(EARLIEST_S)])
         return None if first is None else (first, last)
 
+    async def clock_s(self) -> float:
+        """By how many seconds the server's clock is ahead of ours. Raises SourceError."""
+        if self._connection is None:
+            await self._connect()
+        asked_at = datetime.now(UTC).timestamp()
+        ((told,),) = await self._rows("SELECT UTC_TIMESTAMP(3)")
+        between = (asked_at + datetime.now(UTC).timestamp()) / 2
+        return float(told.replace(tzinfo=UTC).timestamp() - between)
+
     @property
     def _name(self) -> str:
         return f"`{self._schema}`.`{self._table}`" if self._schema else f"`{self._table}`"

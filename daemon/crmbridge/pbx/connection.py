@@ -22,6 +22,7 @@ from panoramisk.actions import Action as PanoramiskAction
 from panoramisk.ami_protocol import AMIProtocol
 from panoramisk.message import Message
 
+from crmbridge.pbx import filters
 from crmbridge.pbx.actions import Action, checked
 from crmbridge.pbx.pauses import Timing
 from crmbridge.pbx.wire import Frame, FrameReader
@@ -123,6 +124,18 @@ async def connected(
     finally:
         connection.abort()
         await connection.lost()
+
+
+async def log_in(connection: Connection, address: Address, username: str, secret: str) -> None:
+    """Log in. Raises what `Connection.login` does; LoginRefusedError says what to look at."""
+    try:
+        await connection.login(username, secret, events=filters.CLASSES)
+    except LoginRefusedError as error:
+        raise LoginRefusedError(
+            f"Asterisk at {address} refuses the AMI login ({error}): check ami.username and ami.secret"
+            " in crmbridge's settings, and secret, deny and permit of that user in Asterisk's manager.conf"
+            " (manager_custom.conf on FreePBX, manager.d/crmbridge.conf if you took our file)"
+        ) from None
 
 
 class Connection(AMIProtocol):  # type: ignore[misc]  # panoramisk has no types

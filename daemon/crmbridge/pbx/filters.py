@@ -8,7 +8,8 @@ caller sent.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Iterable
 
 from crmbridge.pbx.listing import OF_LISTS
 
@@ -28,3 +29,49 @@ def pattern(wanted: Collection[str]) -> str:
     """
     names = sorted((frozenset(wanted) | OF_SESSION) - OF_LISTS)
     return f"^Event: ({'|'.join(names)})[[:cntrl:]]"
+
+
+def hidden(user_filters: Iterable[str], wanted: Collection[str]) -> list[str]:
+    """Of the wanted events, those that a user's `eventfilter` lines keep from it. Raises ValueError for one that is no
+    regular expression, or none that Python reads as Asterisk does.
+
+    A line that begins with `!` hides what it matches; the others let through what one of them matches, and where there
+    is none of them all else comes (main/manager.c, match_filter). What is matched is the event as it is sent.
+    """
+    shown: list[re.Pattern[str]] = []
+    hiding: list[re.Pattern[str]] = []
+    for line in user_filters:
+        try:
+            (hiding if line.startswith("!") else shown).append(re.compile(_posix(line.removeprefix("!"))))
+        except re.error as error:
+            raise ValueError(f"{line} can't be read ({error})") from None
+    return sorted(
+        name
+        for name in (frozenset(wanted) | OF_SESSION) - OF_LISTS
+        if (shown and not any(one.search(_event(name)) for one in shown))
+        or any(one.search(_event(name)) for one in hiding)
+    )
+
+
+_CLASSES_OF_CHARACTERS = {
+    "cntrl": r"\x00-\x1f\x7f",
+    "space": r"\s",
+    "blank": r" \t",
+    "digit": "0-9",
+    "alpha": "A-Za-z",
+    "alnum": "A-Za-z0-9",
+    "upper": "A-Z",
+    "lower": "a-z",
+}
+
+
+def _posix(pattern: str) -> str:
+    return re.sub(r"\[:([a-z]+):\]", lambda found: _CLASSES_OF_CHARACTERS.get(found[1], found[0]), pattern)
+
+
+def _event(name: str) -> str:
+    """The beginning of an event; what follows differs from one to the next."""
+    return f"Event: {name}\r\nPrivilege: {_CLASS.get(name, 'call')},all\r\n"
+
+
+_CLASS = {"Cdr": "cdr", "FullyBooted": "system", "Reload": "system", "Shutdown": "system", "UserEvent": "user"}

@@ -14,6 +14,7 @@ from tests.asterisk.lab.pbx import AMI, SECRET, USER
 
 from crmbridge.pbx.ami import Address, Ami, Timing
 from crmbridge.pbx.connection import Connection
+from crmbridge.pbx.visit import visit
 from crmbridge.pbx.wire import Frame
 
 
@@ -60,9 +61,15 @@ def our_ami(
     return Ami(address=address, username=username, secret=secret, wanted=wanted, on_frame=heard.take, timing=timing)
 
 
-def inside(network: Network) -> InNetwork:
+async def tried(address: Address, *, username: str = USER, secret: str = SECRET, timing: Timing | None = None) -> None:
+    """Log in once and out again, as `crmbridge check` does. Raises what that raises."""
+    async with visit(address, username, secret, timing):
+        pass
+
+
+def inside(network: Network, *, port: int = AMI[1], tls: bool = False) -> InNetwork:
     """Where the PBX's manager listens."""
-    return InNetwork(*AMI, network=network)
+    return InNetwork(AMI[0], port, tls=tls, network=network)
 
 
 @asynccontextmanager

@@ -1,0 +1,66 @@
+"""Tries each link of the chain for real, and says in words what to do about those that fail. Mends nothing itself.
+
+docs/check.md has all of them, and tests hold it equal to LINKS.
+"""
+
+from __future__ import annotations
+
+from crmbridge import build
+from crmbridge.checks import asterisk, clock, dialplan, http, machine, records, rights
+from crmbridge.checks.link import Link, State, broken, good
+from crmbridge.config import Settings
+from crmbridge.pbx.ami import PASSING, LoginRefusedError, explain
+from crmbridge.pbx.visit import visit
+
+__all__ = ["LINKS", "Link", "State", "all_links", "of_settings"]
+
+SETTINGS, AMI = "settings", "AMI"
+
+LINKS = (
+    *(SETTINGS, machine.OUTBOX, machine.DISK),
+    *(AMI, rights.RIGHTS, rights.EVENTS, asterisk.VERSION, asterisk.CDR, asterisk.ZONE),
+    *(dialplan.INBOUND, dialplan.OUTBOUND, dialplan.EXTENSIONS, dialplan.TRUNKS),
+    *(records.SOURCE, records.LIST, records.RECORDINGS),
+    *(http.CRM, clock.CLOCK, http.DIALER, http.TLS),
+)
+"""In the order in which they are told. Those of Asterisk are left out where there is no session, `recordings` and `TLS`
+where the settings have none."""
+
+
+def of_settings(trouble: str | None) -> Link:
+    """The first of them: `trouble` is what is wrong with the settings, None where nothing is."""
+    return broken(SETTINGS, trouble) if trouble else good(SETTINGS, "no mistakes")
+
+
+async def all_links(settings: Settings) -> list[Link]:
+    """Try them all, one after the other."""
+    ahead_s: dict[str, float | None] = {}
+    results = [of_settings(None), await machine.outbox(settings), machine.disk(settings)]
+    results += await _pbx(settings, ahead_s)
+    source, latest, ahead_s[clock.DATABASE] = await records.source(settings)
+    results += [source, await records.call_list(settings), *records.recordings(settings, latest)]
+    crm, ahead_s[clock.CRM] = await http.crm(settings)
+    results += [crm, clock.clock({name: value for name, value in ahead_s.items() if value is not None})]
+    return [*results, http.dialer(settings), *http.certificate(settings)]
+
+
+async def _pbx(settings: Settings, ahead_s: dict[str, float | None]) -> list[Link]:
+    """What has to do with Asterisk, as far as it could be asked."""
+    ami, results = settings.ami, list[Link]()
+    address = build.ami_address(ami)
+    try:
+        async with visit(address, ami.username, ami.secret.get_secret_value()) as session:
+            results.append(good(AMI, f"logged in at {address} as {ami.username}, AMI version {session.version}"))
+            by_ami = settings.cdr.source.get_secret_value() == "ami"
+            results.append(await rights.rights(session, ami.username, by_ami))
+            results.append(await rights.events(session, settings))
+            results.append(await asterisk.version(session))
+            results.append(await asterisk.call_records(session, settings.cdr))
+            results.append(await asterisk.zone(session, settings.cdr, build.pbx_timezone(settings.cdr)))
+            ahead_s[clock.ASTERISK] = await asterisk.clock_s(session)
+            results += await dialplan.links(session, settings)
+    except LoginRefusedError as error:
+        results.append(broken(AMI, str(error)))
+    except PASSING as error:
+        results.append(broken(AMI, f"{address}: {explain(error)}"))
+    return results
