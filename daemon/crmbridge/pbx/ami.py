@@ -30,7 +30,7 @@ from crmbridge.pbx.connection import (
     connected,
 )
 from crmbridge.pbx.explain import explain
-from crmbridge.pbx.listing import OF_LISTS, PHONES, Listing, Taken, refusal
+from crmbridge.pbx.listing import LISTS, OF_LISTS, PHONES, Listing, Taken, refusal
 from crmbridge.pbx.pauses import Pauses, Timing
 from crmbridge.pbx.wire import Frame
 
@@ -186,6 +186,28 @@ class Ami:
             await self._wait_for_boot()
             return Probe(connection.version or "unknown", self._booted.is_set(), frozenset(may.headers))
 
+    async def record(self, take: Callable[[bytes], None], begun: Callable[[], None], stop: asyncio.Event) -> None:
+        """Hand on the bytes of a session of its own until `stop`, from the greeting on.
+
+        All that is listed after a connect is asked for here, too, so that calls under way are known. Raises what
+        `probe` does, and ConnectionLostError.
+        """
+        async with self._connected(take) as connection:
+            await self._login(connection)
+            await self._wait_for_boot()
+            for one in LISTS:
+                connection.post(one.asked(f"record-{one.action}"))
+            begun()
+            ends = [asyncio.create_task(one) for one in (stop.wait(), connection.lost(), connection.keep_alive())]
+            try:
+                await asyncio.wait(ends[:2], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for end in ends:
+                    end.cancel()
+                await asyncio.wait(ends)
+            if not stop.is_set():
+                raise ConnectionLostError("the connection to Asterisk was lost")
+
     async def action(self, fields: Action, *, timeout_s: float | None = None) -> Answer:
         """Send one action and wait for its answer. It is sent once, whatever happens.
 
@@ -206,9 +228,11 @@ class Ami:
         self._ask(self._listing.ask_after_loss(not_given))
 
     @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[Connection]:
+    async def _connected(self, on_bytes: Callable[[bytes], None] | None = None) -> AsyncIterator[Connection]:
         wanted = self._wanted | filters.OF_SESSION | OF_LISTS
-        async with connected(self._address, self._timing, wanted=wanted, on_frame=self._on_frame) as connection:
+        async with connected(
+            self._address, self._timing, wanted=wanted, on_frame=self._on_frame, on_bytes=on_bytes
+        ) as connection:
             try:
                 self._booted.clear()
                 self._listing.begin()
