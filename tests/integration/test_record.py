@@ -48,7 +48,7 @@ async def pbx() -> AsyncIterator[SimulatedPbx]:
 
 async def until_holds(file: Path, what: bytes) -> None:
     async with asyncio.timeout(LIMIT_S):
-        while what not in file.read_bytes():  # noqa: ASYNC110  # a file has no event
+        while what not in file.read_bytes():  # noqa: ASYNC110, ASYNC240  # a file has no event
             await asyncio.sleep(0.05)
 
 
