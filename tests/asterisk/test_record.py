@@ -40,7 +40,7 @@ async def test_a_call_is_recorded_and_replayed(pbx: Pbx, tmp_path: Path, options
     code, said = await output("replay", "--config", str(config), str(file))
     told = [json.loads(one) for one in said.splitlines()]
     assert code == 0
-    assert [(one["operation"], one["sExt"]) for one in told] == [one[:2] for one in recorded.expected]
-    is_as_it_was = [one["sNumber"] for one in told] == [one[2] for one in recorded.expected]
+    assert [(one["operation"], one["sExt"]) for one in told] == [(one.operation, one.ext) for one in recorded.expected]
+    is_as_it_was = [one["sNumber"] for one in told] == [one.number for one in recorded.expected]
     assert is_as_it_was == (not options)
     assert SECRET.encode() not in file.read_bytes()
