@@ -168,3 +168,15 @@ def test_every_command_that_a_page_names_is_one(page: Path) -> None:
             command = command.commands[word.split("|")[0]]
         options = {name for one in command.params for name in (*one.opts, *one.secondary_opts)} | {"--help"}
         assert set(re.findall(r"(?<= )--?[a-z][a-z-]*", line.partition(" | ")[0])) <= options, f"crmbridge {line}"
+
+
+def test_every_event_that_the_page_on_troubles_names_is_logged() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    kinds = {event.partition(".")[0] for event in logged()}
+    settings = {"store", "cdr", "http", "crm", "pbx", "ami", "dialer", "numbers", "log", "tell"}
+    keys = {
+        f"{section}.{key}" for section in settings for key in Settings.model_fields[section].annotation.model_fields
+    }
+    named = {one for one in re.findall(r"`([a-z_]+\.[a-z_]+)`", page) if one.partition(".")[0] in kinds}
+    assert named
+    assert named - logged() - keys == set()
