@@ -23,6 +23,7 @@ from crmbridge.calls.events import CallEvent
 from crmbridge.calls.tracker import Tracker
 from crmbridge.cli_calls import sync
 from crmbridge.cli_questionnaire import questionnaire
+from crmbridge.cli_record import record
 from crmbridge.cli_sql import sql_access
 from crmbridge.cli_story import story
 from crmbridge.cli_support import calls, clicks, outbox_cli
@@ -54,6 +55,7 @@ cli.add_typer(outbox_cli, name="outbox")
 cli.command()(calls)
 cli.command()(clicks)
 cli.command()(questionnaire)
+cli.command()(record)
 cli.command()(sql_access)
 cli.command()(story)
 cli.command()(sync)

@@ -8,14 +8,17 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pydantic import BaseModel
 from tests.asterisk import test_check as of_asterisk
 from tests.integration import test_check as of_the_rest
+from typer.main import get_command
 
 from crmbridge import checks, intake, retention
 from crmbridge.calls.dialing import Code
 from crmbridge.calls.phases import diagram, drawn
 from crmbridge.calls.tracker import Tracker
+from crmbridge.cli import cli
 from crmbridge.config import Settings, parse
 from crmbridge.web.metrics import FINAL
 
@@ -135,3 +138,58 @@ def test_the_page_on_check_has_every_link_and_what_is_said_of_each_fault() -> No
         link, state, found = written[fault.what]
         assert (link, state) == (fault.link, fault.state)
         assert all(words in found.replace("\\", "") for words in fault.says), fault.what
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "tests" / "traces" / "README.md"]
+
+
+def _anchors(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), link
+        assert not anchor or anchor in _anchors(target), link
+
+
+def test_every_file_that_the_architecture_names_is_there() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:daemon|tests|docs)/[\w/.]+)`", page)
+    assert len(named) > 20
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_that_a_page_names_is_one(page: Path) -> None:
+    root = get_command(cli)
+    text = page.read_text(encoding="utf-8")
+    fenced = "\n".join(text.split("```")[1::2])
+    lines = re.findall(r"`crmbridge ([a-z][^`\n]*)`", text)
+    lines += re.findall(r"^crmbridge ([a-z].*)", fenced, flags=re.MULTILINE)
+    for line in lines:
+        command: Any = root
+        for word in line.split(" | ")[0].split():
+            if not hasattr(command, "commands"):
+                break
+            for one in word.split("|"):
+                assert one in command.commands, f"crmbridge {line}"
+            command = command.commands[word.split("|")[0]]
+        options = {name for one in command.params for name in (*one.opts, *one.secondary_opts)} | {"--help"}
+        assert set(re.findall(r"(?<= )--?[a-z][a-z-]*", line.partition(" | ")[0])) <= options, f"crmbridge {line}"
+
+
+def test_every_event_that_the_page_on_troubles_names_is_logged() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    kinds = {event.partition(".")[0] for event in logged()}
+    sections = parse(uncommented(), source="docs/config.toml").model_dump()
+    keys = {f"{section}.{key}" for section, values in sections.items() for key in values}
+    named = {one for one in re.findall(r"`([a-z_]+\.[a-z_]+)`", page) if one.partition(".")[0] in kinds}
+    assert named
+    assert named - logged() - keys == set()

@@ -110,7 +110,7 @@ def _read_one(file: Path, folder: Path) -> Trace:
         raw=file.read_bytes(),
         timing=tuple((int(offset), float(at)) for offset, at in about.get("timing", [])),
         expected=_told(about["expected"]),
-        optional=_told(about["optional"]),
+        optional=_told(about.get("optional", [])),
         inbound_contexts=tuple(about["inbound_contexts"]),
         trunks=tuple(about.get("trunks", [])),
         extensions=about["extensions_regex"].removeprefix("^").removesuffix("$"),

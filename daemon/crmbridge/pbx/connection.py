@@ -106,12 +106,20 @@ class Address:
 
 @asynccontextmanager
 async def connected(
-    address: Address, timing: Timing, *, wanted: Collection[str], on_frame: Callable[[Frame], None]
+    address: Address,
+    timing: Timing,
+    *,
+    wanted: Collection[str],
+    on_frame: Callable[[Frame], None],
+    on_bytes: Callable[[bytes], None] | None = None,
 ) -> AsyncIterator[Connection]:
-    """A connection over which Asterisk has greeted us. Raises OSError, TimeoutError and NotConnectedError."""
+    """A connection over which Asterisk has greeted us; `on_bytes` gets all as it comes.
+
+    Raises OSError, TimeoutError and NotConnectedError.
+    """
     reader = FrameReader(wanted)
     async with asyncio.timeout(timing.connect_s):
-        connection = await address.connect(lambda: Connection(reader, timing, on_frame))
+        connection = await address.connect(lambda: Connection(reader, timing, on_frame, on_bytes))
     try:
         try:
             async with asyncio.timeout(timing.connect_s):
@@ -141,7 +149,14 @@ async def log_in(connection: Connection, address: Address, username: str, secret
 class Connection(AMIProtocol):  # type: ignore[misc]  # panoramisk has no types
     """Frames that answer an action of ours go to it; all others go to `on_frame`, in order."""
 
-    def __init__(self, reader: FrameReader, timing: Timing, on_frame: Callable[[Frame], None]) -> None:
+    def __init__(
+        self,
+        reader: FrameReader,
+        timing: Timing,
+        on_frame: Callable[[Frame], None],
+        on_bytes: Callable[[bytes], None] | None = None,
+    ) -> None:
+        self._on_bytes = on_bytes
         self._reader = reader
         self._timing = timing
         self._on_frame = on_frame
@@ -164,6 +179,8 @@ class Connection(AMIProtocol):  # type: ignore[misc]  # panoramisk has no types
 
     def data_received(self, data: bytes) -> None:
         self._received += len(data)
+        if self._on_bytes is not None:
+            self._on_bytes(data)
         if not self.greeted.done():
             self._greet(data)
         for frame in self._reader.feed(data):

@@ -1,4 +1,4 @@
-"""A short session with Asterisk's Manager Interface that follows nothing: it logs in, asks what there is, and leaves.
+"""A session with Asterisk's Manager Interface that follows nothing: it logs in, asks what there is, and leaves.
 
 What can be asked with the few rights of our user: settings, lists, and the value of a dialplan function (`Getvar`,
 `write = reporting`). Functions tell much that no action of these rights does: whether a context exists, what an
@@ -8,7 +8,7 @@ endpoint's context is, what stands in a configuration file (func_config.c, func_
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from itertools import count
 from typing import Any
@@ -79,6 +79,24 @@ class Visit:
             del self._lists[action_id]
         return items if done.done() and done.result() else None
 
+    def ask_for_all(self) -> None:
+        """Have all listed that the daemon has listed after a connect, so that calls under way are known."""
+        for one in LISTS:
+            self._connection.post(one.asked(f"record-{one.action}"))
+
+    async def stay(self, stop: asyncio.Event) -> None:
+        """Hold the session until `stop`. Raises ConnectionLostError where it ends before."""
+        ends = [stop.wait(), self._connection.lost(), self._connection.keep_alive()]
+        tasks = [asyncio.create_task(one) for one in ends]
+        try:
+            await asyncio.wait(tasks[:2], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        if not stop.is_set():
+            raise ConnectionLostError("the connection to Asterisk was lost")
+
     def take(self, frame: Frame) -> None:
         """A frame that answers no action that waits for one."""
         event = frame.get("Event")
@@ -97,12 +115,21 @@ class Visit:
 
 
 @asynccontextmanager
-async def visit(address: Address, username: str, secret: str, timing: Timing | None = None) -> AsyncIterator[Visit]:
-    """Log in, and out again in the end. Raises LoginRefusedError, and what is PASSING."""
+async def visit(
+    address: Address,
+    username: str,
+    secret: str,
+    timing: Timing | None = None,
+    on_bytes: Callable[[bytes], None] | None = None,
+) -> AsyncIterator[Visit]:
+    """Log in, and out again in the end; `on_bytes` gets all that comes, from the greeting on.
+
+    Raises LoginRefusedError, and what is PASSING.
+    """
     timing = timing or Timing()
     session = Visit(timing)
     wanted = _WANTED | set(_ITEMS.values()) | filters.OF_SESSION
-    async with connected(address, timing, wanted=wanted, on_frame=session.take) as connection:
+    async with connected(address, timing, wanted=wanted, on_frame=session.take, on_bytes=on_bytes) as connection:
         await log_in(connection, address, username, secret)
         session.begin(connection)
         yield session
