@@ -106,9 +106,14 @@ def _recordings(settings: Settings) -> list[Link]:
     folder = settings.cdr.recordings_dir
     if folder is None:
         return []
-    if not folder.is_dir():
+    try:
+        with os.scandir(folder):
+            reads = os.access(folder, os.X_OK)
+    except PermissionError:  # by a folder above it, too: Debian's /var/spool/asterisk is its group's alone
+        reads = False
+    except OSError:
         return [Link("recordings", ok=False, found=f"{folder} is no folder: see cdr.recordings_dir")]
-    if not os.access(folder, os.R_OK | os.X_OK):
+    if not reads:
         advice = "let the service's user into the group that may (SupplementaryGroups=, docs/operations.md)"
         return [Link("recordings", ok=False, found=f"{folder} can't be read by this user: {advice}")]
     return [Link("recordings", ok=True, found=f"{folder} can be read")]

@@ -1,8 +1,8 @@
 """A PBX's host: Debian 12 with systemd as its first process, in namespaces of its own.
 
-What it writes is in memory (`start-host`), is there again after a reboot, and gone when the test ends. Its network is a
-loopback that the test process reaches into (`network`), so the packages that an installation needs come from a folder of
-wheels, fetched once.
+What it writes is in memory (`start-host`), is there again after a reboot, and gone when the test ends. Its network is
+a loopback that the test process reaches into (`network`), so the packages that an installation needs come from a folder
+of wheels, fetched once.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MORE_PARTS = ("asterisk-conf", "docs", "tests/traces")
 log = logging.getLogger("host")
 """What was done there; pytest shows it beside a test that failed."""
 
-BOOT_S, COMMAND_S, FETCH_S = 60, 120, 300
+BOOT_S, COMMAND_S, FETCH_S = 60, 90, 300
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -226,7 +226,7 @@ def _wait_until_ready(ready: socket.socket) -> None:
 
 def _forget(ready: socket.socket) -> None:
     """Take what was said before."""
-    ready.setblocking(False)
+    ready.settimeout(0)
     with suppress(BlockingIOError):
         while ready.recv(4096):
             pass
