@@ -37,7 +37,7 @@ MORE_PARTS = ("asterisk-conf", "docs", "tests/traces")
 log = logging.getLogger("host")
 """What was done there; pytest shows it beside a test that failed."""
 
-BOOT_S, COMMAND_S, FETCH_S = 60, 90, 300
+BOOT_S, COMMAND_S, FETCH_S = 60, 120, 300
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
