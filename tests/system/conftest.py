@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from tests.asterisk.lab.rootfs import HOST, BuildError, root_filesystem
 from tests.needs import missing
 from tests.system.asterisk import Line, asterisk_is_there
 from tests.system.host import Host, booted, wheels_of_requirements
+from tests.system.service import SEEN, Seen
 
 from crmbridge.demo.receiver import Receiver
 from crmbridge.demo.simulated_pbx import SimulatedPbx
@@ -60,6 +61,22 @@ def _booted(folder: Path, asterisk: str = "") -> Iterator[Host]:
         except BuildError as error:
             missing(str(error))
         yield host
+
+
+@pytest.fixture
+def seen(record_property: Callable[[str, object], None]) -> Seen:
+    return Seen(record_property)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was measured on a host."""
+    lines = [
+        value for one in terminalreporter.getreports("passed") for name, value in one.user_properties if name == SEEN
+    ]
+    if lines:
+        terminalreporter.section("what systemd and the CRM saw")
+    for line in dict.fromkeys(lines):
+        terminalreporter.line(str(line))
 
 
 @pytest.fixture

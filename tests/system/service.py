@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.asterisk.lab.bridge import CRM
@@ -22,7 +21,7 @@ IN_A_CALL = "AMI connected, 1 call, 0 waiting"
 JOURNAL = "journalctl --unit=crmbridge --output=cat --no-pager"
 _STARTED = "test $(systemctl show crmbridge --property=ActiveEnterTimestampMonotonic --value) -gt {}"
 
-_seen = logging.getLogger("seen")
+SEEN = "seen"
 
 
 async def crm_is_set(host: Host) -> None:
@@ -79,12 +78,15 @@ def now() -> float:
     return time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
-def note(what: str, **seen: object) -> None:
-    """What was measured, for docs/operations.md."""
-    _seen.info("%s: %s", what, _told(seen))
+class Seen:
+    """What was measured, said at the end of the run: for docs/operations.md."""
 
+    def __init__(self, record: Callable[[str, object], None]) -> None:
+        """`record` takes a name and a value: pytest's record_property."""
+        self._record = record
 
-def _told(seen: Mapping[str, object]) -> str:
-    return ", ".join(
-        f"{name} {value:.2f}" if isinstance(value, float) else f"{name} {value}" for name, value in seen.items()
-    )
+    def __call__(self, what: str, **figures: object) -> None:
+        told = [
+            f"{name} {value:.2f}" if isinstance(value, float) else f"{name} {value}" for name, value in figures.items()
+        ]
+        self._record(SEEN, f"{what}: {', '.join(told)}")

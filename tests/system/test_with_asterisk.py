@@ -23,11 +23,11 @@ from tests.system.service import (
     JOURNAL,
     STATUS,
     WATCHDOG,
+    Seen,
     crm_is_set,
     drop_in,
     latest_result,
     latest_start,
-    note,
     now,
     started_since,
     steps,
@@ -91,7 +91,7 @@ async def listed(host: Host, caller: str, password: str) -> dict[str, object]:
 
 
 async def test_a_clean_host_and_what_ends_the_bridge_during_a_call(
-    asterisk_host: Host, line: Line, subtests: pytest.Subtests
+    asterisk_host: Host, line: Line, seen: Seen, subtests: pytest.Subtests
 ) -> None:
     host = asterisk_host
     limited = await host.limits_memory()
@@ -168,7 +168,7 @@ async def test_a_clean_host_and_what_ends_the_bridge_during_a_call(
             result = await latest_result(host) if end.results else "success"
             assert result in end.results or not end.results
             start = await latest_start(host)
-            note(end.what, result=result, back_s=back_s, told=call.told(), ready_s=start.ready_s, ami_s=start.ami_s)
+            seen(end.what, result=result, back_s=back_s, told=call.told(), ready_s=start.ready_s, ami_s=start.ami_s)
 
     with subtests.test("where it hung is in the journal"):
         journal = await host.do(JOURNAL)
@@ -211,7 +211,7 @@ def changed(file: Path, old: str, new: str) -> None:
 
 
 async def test_upgrades_restarts_of_asterisk_a_reboot_and_the_removal(
-    asterisk_host: Host, line: Line, subtests: pytest.Subtests
+    asterisk_host: Host, line: Line, seen: Seen, subtests: pytest.Subtests
 ) -> None:
     host = asterisk_host
     host.add_source("one")
@@ -259,10 +259,10 @@ async def test_upgrades_restarts_of_asterisk_a_reboot_and_the_removal(
         at = now()
         await host.do("systemctl stop asterisk")
         await host.until(f"! {STATUS.format(CONNECTED)}")
-        note("Asterisk is stopped", status=(await host.shown("StatusText"))["StatusText"])
+        seen("Asterisk is stopped", status=(await host.shown("StatusText"))["StatusText"])
         await host.do("systemctl start asterisk && asterisk -rx 'core waitfullybooted'")
         await host.until(STATUS.format(CONNECTED))
-        note("Asterisk is started again", connected_s=now() - at)
+        seen("Asterisk is started again", connected_s=now() - at)
         await line.goes_as_ever()
         assert await host.shown("MainPID", "NRestarts") == was
 
@@ -284,7 +284,7 @@ async def test_upgrades_restarts_of_asterisk_a_reboot_and_the_removal(
         there = await host.shown("ActiveEnterTimestampMonotonic", unit="asterisk")
         assert int(there["ActiveEnterTimestampMonotonic"]) <= int(began["InactiveExitTimestampMonotonic"])
         start = await latest_start(host)
-        note("reboot", until_s=now() - at, ready_s=start.ready_s, ami_s=start.ami_s)
+        seen("reboot", until_s=now() - at, ready_s=start.ready_s, ami_s=start.ami_s)
         await line.goes_as_ever()
 
     with subtests.test("booted without Asterisk, it is there; Asterisk may come later"):
