@@ -53,9 +53,9 @@ async def latest_start(host: Host) -> Start:
     """The latest start, by systemd's own clock."""
     begin, ready, run = "ExecMainStartTimestampMonotonic", "ActiveEnterTimestampMonotonic", "InvocationID"
     shown = await host.shown(begin, ready, run)
-    journal = await host.do(f"journalctl _SYSTEMD_INVOCATION_ID={shown[run]} --output=json --no-pager")
-    lines = [json.loads(line) for line in journal.splitlines()]
-    connected = min(int(line["__MONOTONIC_TIMESTAMP"]) for line in lines if '"ami.connected"' in str(line["MESSAGE"]))
+    own = f"journalctl _SYSTEMD_INVOCATION_ID={shown[run]} --output=json --no-pager"
+    journal = await host.until(f"{own} | grep -F ami.connected")  # the journal may be behind the status
+    connected = min(int(json.loads(line)["__MONOTONIC_TIMESTAMP"]) for line in journal.splitlines())
     since = int(shown[begin])
     return Start((int(shown[ready]) - since) / 1e6, (connected - since) / 1e6)
 
