@@ -220,6 +220,15 @@ ami_secret() { setting crmbridge secret; }
 
 is_freepbx() { grep -qsE '^#include +"?manager_custom.conf' "$ASTERISK/manager.conf"; }
 
+# Whom a file with a secret in it has to belong to so that Asterisk can read it.
+asterisk_user() {
+    if getent passwd asterisk >/dev/null && getent group asterisk >/dev/null; then
+        say "-o asterisk -g asterisk"
+    else
+        stat -c '-o %U -g %G' "$ASTERISK"
+    fi
+}
+
 tell_about_asterisk() {
     local files=$OPT/current/share/crmbridge/asterisk-conf with_secret
     if [ ! -d "$ASTERISK" ]; then
@@ -235,7 +244,7 @@ tell_about_asterisk() {
             grep -qsE '^#include +"?manager\.d/' "$ASTERISK/manager.conf" ||
                 say "  echo '#include \"manager.d/*.conf\"' >>$ASTERISK/manager.conf"
             say "  install -d $ASTERISK/manager.d"
-            say "  $with_secret $files/vanilla/manager.d/crmbridge.conf >$ASTERISK/manager.d/crmbridge.conf"
+            say "  $with_secret $files/vanilla/manager.d/crmbridge.conf | install -m 0640 $(asterisk_user) /dev/stdin $ASTERISK/manager.d/crmbridge.conf"
         fi
         say "  asterisk -rx 'manager reload'"
     fi

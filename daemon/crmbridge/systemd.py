@@ -30,7 +30,7 @@ class ServiceManager:
         self._watchdog = watchdog_s is not None
         self._ready = False
         self._told = ""
-        self._late: Sequence[str] = ()
+        self._late: list[str] = []
         self._unheard = False
 
     @asynccontextmanager
@@ -50,8 +50,8 @@ class ServiceManager:
             await asyncio.sleep(self._round_s)
 
     def _tell(self, status: str, late: Sequence[str]) -> None:
-        if late != self._late:
-            self._late = late
+        if list(late) != self._late:
+            self._late = list(late)
             self._log_late()
         if late:
             status = f"{status}, hangs: {', '.join(late)}"
@@ -67,7 +67,7 @@ class ServiceManager:
     def _log_late(self) -> None:
         if self._late:
             hint = "without a sign of life systemd ends this process and starts it again"
-            log.error("watchdog.part_hangs", parts=list(self._late), hint=hint)
+            log.error("watchdog.part_hangs", parts=self._late, hint=hint)
         else:
             log.warning("watchdog.parts_go_on")
 

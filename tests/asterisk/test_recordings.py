@@ -8,9 +8,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
-from tests.asterisk.lab.bridge import COMMAND, HTTP, PASSWORD, ask, configured, started
+from tests.asterisk.lab.bridge import COMMAND, ask, configured, fetched, started
 from tests.asterisk.lab.pbx import SIP, Pbx
 from tests.asterisk.lab.phone import Phone, Plan
 
@@ -19,17 +18,6 @@ pytestmark = pytest.mark.needs("asterisk")
 LIMIT_S = 30
 PICK_UP = Plan(ring=None, after_s=0)
 HEADER = 44
-
-
-async def fetched(pbx: Pbx, path: str, *, password: bool = True) -> tuple[int, bytes]:
-    network = pbx.network
-    connector = aiohttp.TCPConnector(socket_factory=lambda address: network.new_socket(address[0], address[1]))
-    headers = {"Authorization": aiohttp.encode_basic_auth("crm", PASSWORD)} if password else {}
-    async with (
-        aiohttp.ClientSession(connector=connector, headers=headers) as session,
-        session.get(f"http://{HTTP[0]}:{HTTP[1]}{path}") as answer,
-    ):
-        return answer.status, await answer.read()
 
 
 def said(wav: bytes) -> tuple[int, int]:
@@ -43,7 +31,7 @@ def said(wav: bytes) -> tuple[int, int]:
 async def until_recorded(pbx: Pbx, name: str, size: int) -> bytes:
     """The recording as it is served, once it has so many bytes."""
     while True:
-        status, body = await fetched(pbx, f"/recordings/{name}")
+        status, body = await fetched(pbx.network, f"/recordings/{name}")
         if status == 200 and len(body) >= size:
             return body
         assert status in {200, 404}
@@ -85,7 +73,7 @@ async def test_a_recording_while_it_grows_and_when_it_is_whole(pbx: Pbx, tmp_pat
         await ringing.until_over()
         (line,) = await listed(pbx, "033004799")
         assert line["filename"] == file.name
-        status, whole = await fetched(pbx, line["link"], password=False)
+        status, whole = await fetched(pbx.network, line["link"], password="")
         assert status == 200
         assert whole == file.read_bytes()
         assert said(whole) == (len(whole) - 8, len(whole) - HEADER), "and none when it is whole"

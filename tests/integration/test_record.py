@@ -89,6 +89,10 @@ async def test_what_is_there_already_is_not_overwritten(pbx: SimulatedPbx, tmp_p
     assert file.read_bytes() == b"precious"
 
 
+def recordings(folder: Path) -> list[Path]:
+    return list(folder.glob("*.ami"))
+
+
 async def test_a_refused_login_and_an_asterisk_that_is_away_are_told(pbx: SimulatedPbx, tmp_path: Path) -> None:
     url = "http://127.0.0.1:9/x"
     wrong = write(tmp_path, ami_port=pbx.port, url=url, secret="wrong")
@@ -99,7 +103,7 @@ async def test_a_refused_login_and_an_asterisk_that_is_away_are_told(pbx: Simula
     async with recording(away, tmp_path / "two.ami") as process:
         assert "connection refused" in await line(process)
         assert await process.wait() == 69
-    assert list(tmp_path.glob("*.ami")) == [], "the next try must not stumble over a file of no use"
+    assert not recordings(tmp_path), "the next try must not stumble over a file of no use"
 
 
 async def test_a_connection_that_ends_is_told_and_what_came_is_kept(pbx: SimulatedPbx, tmp_path: Path) -> None:

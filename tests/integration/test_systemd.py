@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 from tests.integration.test_bridge import COMMAND, LIMIT_S, trace, write
 
 from crmbridge.calls.events import Delivery
@@ -126,6 +127,15 @@ async def test_a_part_that_hangs_keeps_the_watchdog_from_being_fed_and_is_named(
         assert await listener.heard() == {"STATUS": "one line", "WATCHDOG": "1"}
         assert await listener.heard() == {"WATCHDOG": "1"}
     await listener.until("STOPPING", "1")
+
+
+async def test_where_nothing_has_hung_nothing_is_said_to_go_on(listener: Listener) -> None:
+    manager = ServiceManager(listener.address, watchdog_s=0.1)
+    with capture_logs() as logs:
+        async with manager.kept_told(lambda: "one", list):
+            assert await listener.heard() == {"READY": "1", "STATUS": "one", "WATCHDOG": "1"}
+            assert await listener.heard() == {"WATCHDOG": "1"}
+    assert logs == []
 
 
 async def test_what_the_manager_did_not_hear_is_told_again(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """A PBX's host: Debian 12 with systemd as its first process, in namespaces of its own.
 
-What it writes is in memory and gone with it. Its network is a loopback that the test process reaches into (`network`),
-so the packages that an installation needs come from a folder of wheels, fetched once.
+What it writes is in memory (`start-host`), is there again after a reboot, and gone when the test ends. Its network is
+a loopback that the test process reaches into (`network`), so the packages that an installation needs come from a folder
+of wheels, fetched once.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import os
 import platform
 import secrets
+import select
 import shutil
 import socket
 import subprocess
@@ -26,7 +28,8 @@ from pathlib import Path
 from tests.asterisk.lab.network import Network
 from tests.asterisk.lab.rootfs import BuildError, cache_folder
 
-ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 PARTS = ("README.md", "CHANGELOG.md", "LICENSE", "setup.cfg", "setup.py", "daemon", "requirements", "systemd")
 MORE_PARTS = ("asterisk-conf", "docs", "tests/traces")
 """What of the repository an administrator needs in order to install it."""
@@ -50,11 +53,39 @@ class Done:
 class Host:
     """A host that has booted."""
 
-    def __init__(self, leader: int, network: Network, sources: Path) -> None:
-        """`leader`: process id of its systemd. `sources`: a folder that the host sees as /sources."""
-        self._leader = leader
+    def __init__(self, booter: int, network: Network, sources: Path, ready: socket.socket) -> None:
+        """`booter`: process id of `start-host`, whose child is systemd-nspawn; `ready`: where it says that it booted.
+
+        `sources`: a folder that the host sees as /sources.
+        """
+        self._booter, self._ready = booter, ready
+        self._leader = _leader(booter)
         self.network = network
         self.sources = sources
+
+    async def reboot(self) -> None:
+        """Have it rebooted by its systemd, and wait until it has booted."""
+        was = os.pidfd_open(self._leader)
+        _forget(self._ready)
+        try:
+            await self.run("systemctl reboot")  # it may end before the command does
+            await asyncio.to_thread(select.select, [was], [], [], BOOT_S)
+        finally:
+            os.close(was)
+        await asyncio.to_thread(_wait_until_ready, self._ready)
+        self._leader = _leader(self._booter)
+
+    async def limits_memory(self) -> bool:
+        """Let its systemd limit the memory of services, where this machine's control groups can.
+
+        With control groups of the first kind systemd-nspawn leaves them read-only; its systemd looks again when it is
+        executed anew.
+        """
+        old = "/sys/fs/cgroup/memory"
+        await self.run(f"test -d {old} && mount -o remount,bind,rw {old} && systemctl daemon-reexec")
+        limit = "/sys/fs/cgroup{/memory,}/system.slice/limited.service/memory.{limit_in_bytes,max}"
+        asked = f"systemd-run --quiet --pipe --unit=limited --property=MemoryMax=20M cat {limit}"
+        return (await self.run(f"{asked} 2>/dev/null")).output.startswith(str(20 << 20))
 
     async def run(self, command: str) -> Done:
         """Run a command of the shell there, as root."""
@@ -108,8 +139,11 @@ class Host:
 
 
 @contextmanager
-def booted(root: Path, wheels: Path, folder: Path) -> Iterator[Host]:
-    """Boot it from a root filesystem, which is left as it is; `folder` is empty and ours. Raises BuildError."""
+def booted(root: Path, wheels: Path, folder: Path, *, asterisk: Path | None = None) -> Iterator[Host]:
+    """Boot it from a root filesystem, which is left as it is; `folder` is empty and ours. Raises BuildError.
+
+    `asterisk`: a root filesystem with an Asterisk, seen there at /srv/asterisk.
+    """
     sources = folder / "sources"
     sources.mkdir()
     pip = folder / "pip.conf"
@@ -121,23 +155,27 @@ def booted(root: Path, wheels: Path, folder: Path) -> Iterator[Host]:
         command = network.command(
             *joined,
             # Whatever ends this process ends all within: killing systemd-nspawn alone would leave the host running.
-            *("unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--"),
-            "systemd-nspawn",
-            *("--quiet", "--register=no", "--keep-unit", "--notify-ready=yes", "--console=read-only", "--read-only"),
-            *("--volatile=overlay", "--directory", str(root), "--hostname=pbx", "--resolv-conf=off", "--timezone=off"),
+            *("unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--", str(HERE / "start-host")),
             *(f"--bind-ro={sources}:/sources", f"--bind-ro={wheels}:/wheels", f"--bind-ro={pip}:/etc/pip.conf"),
-            "--boot",
         )
-        environment = {**os.environ, "NOTIFY_SOCKET": str(notify)}
+        environment = {
+            **os.environ,
+            "NOTIFY_SOCKET": str(notify),
+            "ROOT": str(root),
+            "ASTERISK": str(asterisk or ""),
+        }
         with (folder / "console").open("wb") as output:
             process = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
             )
         try:
-            _wait_until_ready(ready, folder / "console")
-            (nspawn,) = _children(process.pid)
-            (leader,) = _children(nspawn)
-            yield Host(leader, network, sources)
+            try:
+                _wait_until_ready(ready)
+            except TimeoutError:
+                said = (folder / "console").read_text()[-500:]
+                raise BuildError(f"a host with systemd does not boot here: {said}") from None
+            (booter,) = _children(process.pid)
+            yield Host(booter, network, sources, ready)
         finally:
             process.kill()
             process.wait()
@@ -149,7 +187,7 @@ def _control_groups() -> Iterator[list[str]]:
 
     Two hosts in the same ones would take each other's services for their own, and end them.
     """
-    mounted = [Path("/sys/fs/cgroup", kind) for kind in ("systemd", "unified", "")]
+    mounted = [Path("/sys/fs/cgroup", kind) for kind in ("systemd", "unified", "memory", "")]
     name = f"crmbridge-{secrets.token_hex(4)}"
     folders = [folder / name for folder in mounted if (folder / "cgroup.procs").exists()]
     try:
@@ -180,13 +218,26 @@ def _remove(folder: Path) -> None:
                 time.sleep(0.05)
 
 
-def _wait_until_ready(ready: socket.socket, console: Path) -> None:
-    """Wait until systemd within says that it has booted."""
-    try:
-        while "READY=1" not in ready.recv(4096).decode().splitlines():
+def _wait_until_ready(ready: socket.socket) -> None:
+    """Wait until systemd within says that it has booted. Raises TimeoutError."""
+    while "READY=1" not in ready.recv(4096).decode().splitlines():
+        pass
+
+
+def _forget(ready: socket.socket) -> None:
+    """Take what was said before."""
+    ready.settimeout(0)
+    with suppress(BlockingIOError):
+        while ready.recv(4096):
             pass
-    except TimeoutError:
-        raise BuildError(f"a host with systemd does not boot here: {console.read_text()[-500:]}") from None
+    ready.settimeout(BOOT_S)
+
+
+def _leader(booter: int) -> int:
+    """The first process of the host that has booted."""
+    (nspawn,) = _children(booter)
+    (leader,) = _children(nspawn)
+    return leader
 
 
 def _children(pid: int) -> list[int]:

@@ -115,9 +115,14 @@ def recordings(settings: Settings, latest: Iterable[Cdr]) -> list[Link]:
     path = settings.cdr.recordings_dir
     if path is None:
         return []
-    if not path.is_dir():
+    try:
+        with os.scandir(path):
+            reads = os.access(path, os.X_OK)
+    except PermissionError:  # by a folder above it, too: Debian's /var/spool/asterisk is its group's alone
+        reads = False
+    except OSError:
         return [broken(RECORDINGS, f"{path} is no folder: see cdr.recordings_dir")]
-    if not os.access(path, os.R_OK | os.X_OK):
+    if not reads:
         advice = "let the service's user into the group that may (SupplementaryGroups=, docs/operations.md)"
         return [broken(RECORDINGS, f"{path} can't be read by this user: {advice}")]
     return [_holds(path, [one.recordingfile for one in latest if one.recordingfile][-_MOST_LOOKED_FOR:])]
