@@ -53,11 +53,13 @@ class Done:
 class Host:
     """A host that has booted."""
 
-    def __init__(self, booter: int, network: Network, sources: Path, ready: socket.socket) -> None:
+    def __init__(self, booter: int, network: Network, sources: Path, ready: socket.socket, memory: Path | None) -> None:
         """`booter`: process id of `start-host`, whose child is systemd-nspawn; `ready`: where it says that it booted.
 
-        `sources`: a folder that the host sees as /sources.
+        `sources`: a folder that the host sees as /sources. `memory`: its control group for memory, of the first kind.
         """
+        self._memory = memory
+        self._hangs = ""
         self._booter, self._ready = booter, ready
         self._leader = _leader(booter)
         self.network = network
@@ -75,20 +77,35 @@ class Host:
         await asyncio.to_thread(_wait_until_ready, self._ready)
         self._leader = _leader(self._booter)
 
-    async def limits_memory(self) -> bool:
-        """Let its systemd limit the memory of services, where this machine's control groups can.
+    async def limit_memory(self, unit: str) -> bool:
+        """See that the limit of a service's memory is held; whether it can be on this machine.
 
-        With control groups of the first kind systemd-nspawn leaves them read-only; its systemd looks again when it is
-        executed anew.
+        With control groups of the second kind its own systemd does that. With those of the first kind systemd-nspawn
+        leaves it none for memory: what the unit says is then held by a group that we make outside.
         """
-        old = "/sys/fs/cgroup/memory"
-        await self.run(f"test -d {old} && mount -o remount,bind,rw {old} && systemctl daemon-reexec")
-        limit = "/sys/fs/cgroup{/memory,}/system.slice/limited.service/memory.{limit_in_bytes,max}"
-        asked = f"systemd-run --quiet --pipe --unit=limited --property=MemoryMax=20M cat {limit}"
-        return (await self.run(f"{asked} 2>/dev/null")).output.startswith(str(20 << 20))
+        if self._memory is None:
+            return os.access("/sys/fs/cgroup/cgroup.controllers", os.F_OK)
+        shown = await self.shown("MainPID", "MemoryMax", unit=unit)
+        group = self._memory / secrets.token_hex(4)
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text(shown["MemoryMax"])
+        (group / "cgroup.procs").write_text(str(self._seen_from_outside(int(shown["MainPID"]))))
+        return True
+
+    def _seen_from_outside(self, pid: int) -> int:
+        """The process id that a process of the host has here."""
+        ours = os.readlink(f"/proc/{self._leader}/ns/pid")
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if os.readlink(process / "ns/pid") == ours:
+                    (line,) = (x for x in (process / "status").read_text().splitlines() if x.startswith("NSpid:"))
+                    if int(line.split()[-1]) == pid:
+                        return int(process.name)
+        raise ProcessLookupError(pid)
 
     async def run(self, command: str) -> Done:
         """Run a command of the shell there, as root."""
+        assert not self._hangs, f"the host answered no more after: {self._hangs}"
         inside = ("nsenter", "--target", str(self._leader), "--all", "--root", "--")
         process = await asyncio.create_subprocess_exec(
             *inside,
@@ -101,6 +118,7 @@ class Host:
             async with asyncio.timeout(COMMAND_S):
                 output, _ = await process.communicate()
         except TimeoutError:
+            self._hangs = command  # no need to wait as long for each command that follows
             process.kill()
             await process.wait()
             raise
@@ -149,7 +167,11 @@ def booted(root: Path, wheels: Path, folder: Path, *, asterisk: Path | None = No
     pip = folder / "pip.conf"
     pip.write_text("[global]\nno-index = true\nfind-links = /wheels\n")
     notify = folder / "notify"
-    with _control_groups() as joined, Network() as network, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
+    with (
+        _control_groups() as (joined, memory),
+        Network() as network,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready,
+    ):
         ready.bind(str(notify))
         ready.settimeout(BOOT_S)
         command = network.command(
@@ -175,17 +197,18 @@ def booted(root: Path, wheels: Path, folder: Path, *, asterisk: Path | None = No
                 said = (folder / "console").read_text()[-500:]
                 raise BuildError(f"a host with systemd does not boot here: {said}") from None
             (booter,) = _children(process.pid)
-            yield Host(booter, network, sources, ready)
+            yield Host(booter, network, sources, ready, memory)
         finally:
             process.kill()
             process.wait()
 
 
 @contextmanager
-def _control_groups() -> Iterator[list[str]]:
+def _control_groups() -> Iterator[tuple[list[str], Path | None]]:
     """What a command line begins with that is to run in control groups of its own, which are gone afterwards.
 
-    Two hosts in the same ones would take each other's services for their own, and end them.
+    Also that for memory, where there is one of the first kind. Two hosts in the same ones would take each other's
+    services for their own, and end them.
     """
     mounted = [Path("/sys/fs/cgroup", kind) for kind in ("systemd", "unified", "memory", "")]
     name = f"crmbridge-{secrets.token_hex(4)}"
@@ -195,13 +218,10 @@ def _control_groups() -> Iterator[list[str]]:
             folder.mkdir()
     except OSError as error:
         raise BuildError(f"no control groups for a host with systemd: {error}") from error
+    join = f'for g in {" ".join(map(str, folders))}; do echo $$ >$g/cgroup.procs; done; exec "$@"'
+    memory = next((folder for folder in folders if folder.parent.name == "memory"), None)
     try:
-        yield [
-            "sh",
-            "-c",
-            f'for g in {" ".join(map(str, folders))}; do echo $$ >$g/cgroup.procs; done; exec "$@"',
-            "sh",
-        ]
+        yield ["sh", "-c", join, "sh"], memory
     finally:
         for folder in folders:
             _remove(folder)

@@ -64,10 +64,12 @@ def disk(settings: Settings) -> Link:
     }
     told = []
     for setting, folder in folders.items():
-        if folder is None or not folder.exists():
+        if folder is None:
             continue
         try:
             stat = os.statvfs(folder)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            continue  # the links of the outbox and of the recordings say so
         except OSError as error:
             faults.append(f"{setting} {folder}: {error.strerror}")
             continue
