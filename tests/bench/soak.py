@@ -113,7 +113,10 @@ def main(report: Report, calls: int) -> None:
 
 
 async def soaked(folder: Path, calls: int, *, cuts: int = CUTS) -> Soak:
-    """Play so many calls; the PBX's session is cut so often. Raises PartError where the daemon does not start, TimeoutError where it tells no more."""
+    """Play so many calls; the PBX's session is cut so often.
+
+    Raises PartError where the daemon does not start, TimeoutError where it tells no more.
+    """
     soak, crm = Soak(), Crm()
     pbx = SimulatedPbx(username=USERNAME, secret=SECRET)
     await pbx.start()
@@ -140,9 +143,7 @@ def per_thousand(soak: Soak) -> dict[str, float]:
 async def _play(soak: Soak, folder: Path, pid: int, pbx: SimulatedPbx, crm: Crm, calls: int, cuts: int) -> None:
     began = time.monotonic()
     copies = (recording.copy(number) for number, recording in zip(count(), cycle(recordings())))
-    read = lambda played: soak.readings.append(_reading(folder, pid, played, time.monotonic() - began))  # noqa: E731
-    read(0)
-    played = 0
+    soak.readings.append(_reading(folder, pid, played := 0, 0.0))
     for tenth in range(1, TENTHS + 1):
         if cuts * tenth // TENTHS > cuts * (tenth - 1) // TENTHS:
             await _anew(soak, pbx)
@@ -151,10 +152,10 @@ async def _play(soak: Soak, folder: Path, pid: int, pbx: SimulatedPbx, crm: Crm,
             played += len(batch)
         async with asyncio.timeout(PATIENCE_S):
             await crm.at_most(0)
-            while (stored := _records(folder)) < soak.records:
+            while (stored := _records(folder)) < soak.records:  # noqa: ASYNC110  # another process writes them
                 await asyncio.sleep(LOOK_S)
         soak.stored = stored
-        read(played)
+        soak.readings.append(_reading(folder, pid, played, time.monotonic() - began))
 
 
 async def _played(soak: Soak, pbx: SimulatedPbx, crm: Crm, batch: Sequence[Copy]) -> None:

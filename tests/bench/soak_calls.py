@@ -1,9 +1,9 @@
-"""A day of calls for the soak: recorded ones over and over, each with ids, channels and a caller's number of its own."""
+"""Calls for the soak: recorded ones over and over, each with ids, channels and a caller's number of its own."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 
@@ -35,8 +35,6 @@ _CALLER = b"033004799"
 _CALLED = b"0521111111"
 """Whom the outgoing calls are to."""
 _MARK_ID, _MARK_CHANNEL, _MARK_CALLER = b"\x01", b"\x02", b"\x03"
-MOST_CALLS = 10**7
-"""Callers' numbers are of seven digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,11 @@ class Recording:
 
     def __init__(self, trace: Trace) -> None:
         raw = b"".join(frame for _, frame in trace.frames())
-        raw = _CHANNEL.sub(_MARK_CHANNEL, _ID.sub(_MARK_ID, raw)).replace(_CALLER, _MARK_CALLER).replace(_CALLED, _MARK_CALLER)
+        raw = (
+            _CHANNEL.sub(_MARK_CHANNEL, _ID.sub(_MARK_ID, raw))
+            .replace(_CALLER, _MARK_CALLER)
+            .replace(_CALLED, _MARK_CALLER)
+        )
         self._raw = raw
         self._told = trace.expected
         self._records = raw.count(b"Event: Cdr\r\n")
@@ -65,11 +67,18 @@ class Recording:
             raise ValueError(f"{trace.name} is of other callers: {strange}")
 
     def copy(self, number: int) -> Copy:
-        """The call of this number, which no other has."""
+        """The call of this number (of up to seven digits), which no other has."""
         caller = f"052{number:07d}"
-        raw = self._raw.replace(_MARK_ID, b"1795000000.%d-" % number).replace(_MARK_CHANNEL, b"%04x" % (number % 0x10000))
+        raw = self._raw.replace(_MARK_ID, b"1795000000.%d-" % number).replace(
+            _MARK_CHANNEL, b"%04x" % (number % 0x10000)
+        )
         raw = raw.replace(_MARK_CALLER, caller.encode())
-        return Copy(raw, tuple((operation, extension, caller) for operation, extension, _ in self._told), self._records, self._events)
+        return Copy(
+            raw,
+            tuple((operation, extension, caller) for operation, extension, _ in self._told),
+            self._records,
+            self._events,
+        )
 
 
 def recordings() -> list[Recording]:
@@ -81,7 +90,7 @@ def recordings() -> list[Recording]:
     return [once[name][version] for version in range(len(VERSIONS)) for name, _ in spread]
 
 
-def interleaved(copies: list[Copy]) -> Iterator[bytes]:
+def interleaved(copies: Sequence[Copy]) -> Iterator[bytes]:
     """The frames of calls that go on at the same time."""
     for frames in zip_longest(*(one.raw.split(END)[:-1] for one in copies)):
         yield END.join([frame for frame in frames if frame is not None]) + END

@@ -34,9 +34,7 @@ def test_hosts(hosts: str, found: str) -> None:
     assert shown_hosts(address(url)) == found
 
 
-@pytest.mark.parametrize(
-    "hosts", ["a,", "a,,b", "a:0,b", "a:70000,b", "a:x,b", "::1,b", "a:x", "a:b:c,d"]
-)
+@pytest.mark.parametrize("hosts", ["a,", "a,,b", "a:0,b", "a:70000,b", "a:x,b", "::1,b", "a:x", "a:b:c,d"])
 def test_what_is_no_host(hosts: str) -> None:
     with pytest.raises(ArgumentError):
         listed(address(f"{BEGIN}{hosts}/crm"))
