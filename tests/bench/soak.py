@@ -28,10 +28,11 @@ from tests.bench.soak_crm import Crm
 
 from crmbridge.demo.simulated_pbx import SimulatedPbx
 
-AT_ONCE = 40
+AT_ONCE = 100
 """Calls that go on at the same time."""
-MOST_DUE = 200
-"""Callbacks on their way before the next calls begin: else rings would get too old to be told, and rightly."""
+MOST_DUE = 8
+"""Callbacks on their way before the next calls begin. Those that come last go first (crm/lanes.py), so that without
+such a breath a ring would wait behind newer ones until it is too old to be told."""
 TENTHS = 10
 CUTS = 5
 PIECE = 64 * 1024
@@ -62,6 +63,7 @@ class Reading:
 class Soak:
     """All that a soak has shown."""
 
+    calls: int
     readings: list[Reading] = field(default_factory=list)
     events: int = 0
     due: int = 0
@@ -86,6 +88,10 @@ class Soak:
         """What is not as it must be, in words; empty where all is."""
         wrong = {"lost": self.lost, "doubled": self.doubled, "out of order": self.out_of_order}
         said = [f"{len(them)} callbacks {how}, such as {them[0]}" for how, them in wrong.items() if them]
+        if (played := self.readings[-1].calls if self.readings else 0) != self.calls:
+            said.insert(
+                0, f"given up between {played:,} and {self.calls:,} calls, as nothing came for {PATIENCE_S:g} s"
+            )
         if self.stored != self.records:
             said.append(f"{self.stored} of {self.records} call records are in the call list")
         return "; ".join(said)
@@ -96,34 +102,41 @@ def main(report: Report, calls: int) -> None:
     with TemporaryDirectory(prefix="crmbridge-soak.") as folder:
         try:
             soak = asyncio.run(soaked(Path(folder), calls))
-        except (PartError, TimeoutError) as error:
-            report.fail(f"soak: {error or 'the callbacks that were due did not come'}")
+        except PartError as error:
+            report.fail(f"soak: {error}")
             return
-    report.show(_table(soak))
-    first, last = soak.readings[0], soak.readings[-1]
-    report.say(
-        f"{calls:,} calls, {soak.events:,} events: {soak.due:,} callbacks due, {soak.told:,} told ({soak.refused:,} "
-        f"refused by the CRM, {soak.failed:,} more requests answered with 503), {len(soak.lost)} lost, "
-        f"{len(soak.doubled)} doubled; {soak.stored:,} of {soak.records:,} call records stored; "
-        f"{soak.sessions} sessions with the PBX; {calls / (last.wall_s - first.wall_s):,.0f} calls a second"
-    )
+    if len(soak.readings) > 1:
+        _show(report, soak)
     if soak.wrong:
         report.fail(f"soak: {soak.wrong}")
+
+
+def _show(report: Report, soak: Soak) -> None:
+    report.show(_table(soak))
+    last = soak.readings[-1]
+    report.say(
+        f"{last.calls:,} calls, {soak.events:,} events: {soak.due:,} callbacks due, {soak.told:,} told "
+        f"({soak.refused:,} refused by the CRM, {soak.failed:,} more requests answered with 503), "
+        f"{len(soak.lost)} lost, {len(soak.doubled)} doubled; {soak.stored:,} of {soak.records:,} call records stored; "
+        f"{soak.sessions} sessions with the PBX; {last.calls / last.wall_s:,.0f} calls a second"
+    )
     report.keep("soak", asdict(soak) | {"per_1000_calls": per_thousand(soak)})
 
 
 async def soaked(folder: Path, calls: int, *, cuts: int = CUTS) -> Soak:
     """Play so many calls; the PBX's session is cut so often.
 
-    Raises PartError where the daemon does not start, TimeoutError where it tells no more.
+    Raises PartError where the daemon does not start. Where it tells no more, the calls behind are not played.
     """
-    soak, crm = Soak(), Crm()
+    soak, crm = Soak(calls), Crm()
     pbx = SimulatedPbx(username=USERNAME, secret=SECRET)
     await pbx.start()
     try:
         async with crm.serving() as url, _daemon(_configured(folder, url, pbx.port)) as pid:
             await asyncio.wait_for(pbx.logged_in(), PATIENCE_S)
             await _play(soak, folder, pid, pbx, crm, calls, cuts)
+    except TimeoutError:
+        pass  # nothing came for a minute: what is due yet is lost, and said to be
     finally:
         await pbx.stop()
     soak.lost = sorted(crm.due)
@@ -152,9 +165,8 @@ async def _play(soak: Soak, folder: Path, pid: int, pbx: SimulatedPbx, crm: Crm,
             played += len(batch)
         async with asyncio.timeout(PATIENCE_S):
             await crm.at_most(0)
-            while (stored := _records(folder)) < soak.records:  # noqa: ASYNC110  # another process writes them
+            while not await _all_stored(soak, folder):  # noqa: ASYNC110  # another process writes them
                 await asyncio.sleep(LOOK_S)
-        soak.stored = stored
         soak.readings.append(_reading(folder, pid, played, time.monotonic() - began))
 
 
@@ -241,6 +253,11 @@ def _reading(folder: Path, pid: int, calls: int, wall_s: float) -> Reading:
 def _size(folder: Path, files: str) -> int:
     """Of a database with its journal."""
     return sum(file.stat().st_size for file in folder.glob(files))
+
+
+async def _all_stored(soak: Soak, folder: Path) -> bool:
+    soak.stored = await asyncio.to_thread(_records, folder)
+    return soak.stored >= soak.records
 
 
 def _records(folder: Path) -> int:
