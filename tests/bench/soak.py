@@ -40,6 +40,9 @@ PIECE = 64 * 1024
 PATIENCE_S = 60.0
 """How long the last callbacks and records may take."""
 LOOK_S = 0.1
+IDLE_S = 60.0
+SETTLE_S = 3.0
+"""After the start, before it counts as idle."""
 USERNAME, SECRET = "crmbridge", "secret-of-the-soak"
 
 
@@ -64,6 +67,10 @@ class Soak:
     """All that a soak has shown."""
 
     calls: int
+    ready_s: float = 0.0
+    """From the start of the process to READY=1."""
+    idle_cpu: float = 0.0
+    """Share of a core while nothing happens but the PBX being connected; 0 where that was not looked at."""
     readings: list[Reading] = field(default_factory=list)
     events: int = 0
     due: int = 0
@@ -101,7 +108,7 @@ def main(report: Report, calls: int) -> None:
     """Measure, and report."""
     with TemporaryDirectory(prefix="crmbridge-soak.") as folder:
         try:
-            soak = asyncio.run(soaked(Path(folder), calls))
+            soak = asyncio.run(soaked(Path(folder), calls, idle_s=IDLE_S))
         except PartError as error:
             report.fail(f"soak: {error}")
             return
@@ -113,7 +120,10 @@ def main(report: Report, calls: int) -> None:
 
 def _show(report: Report, soak: Soak) -> None:
     report.show(_table(soak))
-    last = soak.readings[-1]
+    first, last = soak.readings[0], soak.readings[-1]
+    report.say(
+        f"ready after {soak.ready_s:.2f} s; idle for {IDLE_S:g} s: {first.rss_mb:.1f} MB, {soak.idle_cpu:.2%} of a core"
+    )
     report.say(
         f"{last.calls:,} calls, {soak.events:,} events: {soak.due:,} callbacks due, {soak.told:,} told "
         f"({soak.refused:,} refused by the CRM, {soak.failed:,} more requests answered with 503), "
@@ -123,8 +133,8 @@ def _show(report: Report, soak: Soak) -> None:
     report.keep("soak", asdict(soak) | {"per_1000_calls": per_thousand(soak)})
 
 
-async def soaked(folder: Path, calls: int, *, cuts: int = CUTS) -> Soak:
-    """Play so many calls; the PBX's session is cut so often.
+async def soaked(folder: Path, calls: int, *, cuts: int = CUTS, idle_s: float = 0.0) -> Soak:
+    """After some idle seconds play so many calls; the PBX's session is cut so often.
 
     Raises PartError where the daemon does not start. Where it tells no more, the calls behind are not played.
     """
@@ -132,8 +142,11 @@ async def soaked(folder: Path, calls: int, *, cuts: int = CUTS) -> Soak:
     pbx = SimulatedPbx(username=USERNAME, secret=SECRET)
     await pbx.start()
     try:
+        began = time.monotonic()
         async with crm.serving() as url, _daemon(_configured(folder, url, pbx.port)) as pid:
+            soak.ready_s = time.monotonic() - began
             await asyncio.wait_for(pbx.logged_in(), PATIENCE_S)
+            soak.idle_cpu = await _idle(pid, idle_s) if idle_s else 0.0
             await _play(soak, folder, pid, pbx, crm, calls, cuts)
     except TimeoutError:
         pass  # nothing came for a minute: what is due yet is lost, and said to be
@@ -151,6 +164,19 @@ def per_thousand(soak: Soak) -> dict[str, float]:
     thousands = (last.calls - first.calls) / 1000
     grown = ("cpu_s", "log_bytes", "outbox_bytes", "store_bytes")
     return {name: (getattr(last, name) - getattr(first, name)) / thousands for name in grown}
+
+
+async def _idle(pid: int, idle_s: float) -> float:
+    """The share of a core that it takes while nothing happens."""
+    await asyncio.sleep(SETTLE_S)
+    cpu_ns, began = _cpu_ns(pid), time.monotonic()
+    await asyncio.sleep(idle_s)
+    return (_cpu_ns(pid) - cpu_ns) / 1e9 / (time.monotonic() - began)
+
+
+def _cpu_ns(pid: int) -> int:
+    """Of all threads. Finer than /proc/PID/stat, which counts hundredths of a second."""
+    return sum(int(file.read_text().split()[0]) for file in Path(f"/proc/{pid}/task").glob("*/schedstat"))
 
 
 async def _play(soak: Soak, folder: Path, pid: int, pbx: SimulatedPbx, crm: Crm, calls: int, cuts: int) -> None:

@@ -1,9 +1,13 @@
-"""The soak of `make bench`, a short one: a thousand calls, and each is told as it must be."""
+"""What the daemon takes up: little at the start, and no more after a thousand calls (`make bench` has longer soaks)."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+from tests.bench.bridge import COMMAND
 from tests.bench.soak import soaked
 
 CALLS = 1000
@@ -23,3 +27,23 @@ async def test_a_thousand_calls_are_told_once_each_and_leave_nothing_open(tmp_pa
     first, *_, last = soak.readings[1:]  # from then on there are connections to the CRM
     assert last.descriptors <= first.descriptors
     assert last.threads <= first.threads
+
+
+def test_the_daemon_loads_no_more_than_it_needs(tmp_path: Path) -> None:
+    program = (
+        f"import sys; from crmbridge import entry; sys.argv = ['crmbridge', 'run', '-c', {str(tmp_path / 'none')!r}]\n"
+        "try: entry.main()\n"
+        "finally: print(*sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert "there is no" in ran.stderr
+    loaded = set(ran.stdout.split())
+    assert "crmbridge.app" in loaded
+    assert not loaded & {"rich", "asyncmy", "crmbridge.cli", "crmbridge.demo", "crmbridge.checks"}
+
+
+@pytest.mark.parametrize(("option", "code", "shown"), [("--help", 0, "SIGHUP"), ("--wrong", 2, "No such option")])
+def test_its_command_line_is_explained_all_the_same(option: str, code: int, shown: str) -> None:
+    ran = subprocess.run([COMMAND, "run", option], capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == code
+    assert shown in ran.stdout + ran.stderr
