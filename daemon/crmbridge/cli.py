@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 import json
-import signal
 import sys
-from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -17,20 +14,20 @@ from pydantic import SecretStr
 from rich.markup import escape
 from rich.table import Table
 
-from crmbridge import __version__, app, build, checks, config, log, terminal
+from crmbridge import __version__, build, checks, config, log, terminal
 from crmbridge.calls.clients import Clients
 from crmbridge.calls.events import CallEvent
 from crmbridge.calls.tracker import Tracker
 from crmbridge.cli_calls import sync
 from crmbridge.cli_questionnaire import questionnaire
 from crmbridge.cli_record import record
+from crmbridge.cli_run import run
 from crmbridge.cli_sql import sql_access
 from crmbridge.cli_story import story
 from crmbridge.cli_support import calls, clicks, outbox_cli
 from crmbridge.config import ConfigError, NumberSettings, PbxSettings, TellSettings
 from crmbridge.demo import show
 from crmbridge.pbx.wire import FrameReader
-from crmbridge.systemd import service_manager
 from crmbridge.terminal import EX_IOERR, ConfigOption, JsonOption
 
 _CHUNK = 1 << 16
@@ -56,14 +53,10 @@ cli.command()(calls)
 cli.command()(clicks)
 cli.command()(questionnaire)
 cli.command()(record)
+cli.command()(run)
 cli.command()(sql_access)
 cli.command()(story)
 cli.command()(sync)
-
-
-def main() -> None:
-    """Entry point of the `crmbridge` command."""
-    cli()
 
 
 @cli.callback(invoke_without_command=True)
@@ -73,26 +66,6 @@ def _version(
     if version:
         typer.echo(__version__)
         raise typer.Exit
-
-
-@cli.command()
-def run(config_file: ConfigOption = config.DEFAULT_FILE) -> None:
-    """Be the bridge, until SIGTERM or SIGINT. SIGHUP makes it read its settings again."""
-    settings = terminal.load(config_file)
-    log.configure(level=settings.log.level, form=settings.log.format, mask_numbers=settings.log.mask_numbers)
-    log.catch_the_rest()
-    faulthandler.enable()  # systemd's watchdog ends us with SIGABRT: where it hung is then in the journal
-
-    async def bridge(stop: asyncio.Event) -> None:
-        reloads = app.Reloads(asyncio.Event(), lambda: config.load(config_file))
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloads.asked.set)
-        telling = asyncio.create_task(log.tell_held_back())
-        try:
-            await app.run(settings, stop, manager=service_manager(), reloads=reloads)
-        finally:
-            telling.cancel()
-
-    _until_stopped(bridge)
 
 
 @cli.command()
@@ -106,7 +79,7 @@ def demo(
     if once:
         ended = asyncio.run(show.once(console))
         raise typer.Exit(0 if ended else 1)
-    _until_stopped(lambda stop: show.forever(console, stop))
+    terminal.until_stopped(lambda stop: show.forever(console, stop))
 
 
 @cli.command()
@@ -194,13 +167,3 @@ def _as_callback(event: CallEvent) -> dict[str, str]:
         "linkedid": event.linkedid,
         "uniqueid": event.call,
     }
-
-
-def _until_stopped(what: Callable[[asyncio.Event], Coroutine[object, object, None]]) -> None:
-    async def until_stopped() -> None:
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await what(stop)
-
-    terminal.run(until_stopped())

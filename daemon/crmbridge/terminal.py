@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from crmbridge import app, config
 from crmbridge.config import ConfigError, Settings
 from crmbridge.pbx.cdr_table import SourceError
 from crmbridge.store.schema import StoreError
 from crmbridge.web.tls import TlsError
+
+if TYPE_CHECKING:  # `crmbridge run`, which has a use for load() and run() alone, does without rich: see entry.py
+    from rich.console import Console
 
 EX_UNAVAILABLE, EX_IOERR, EX_CONFIG = 69, 74, 78
 """Exit codes as in sysexits.h: nothing to be had, disk, settings."""
@@ -54,6 +55,18 @@ def run(work: Coroutine[object, object, T]) -> T:
         raise
 
 
+def until_stopped(what: Callable[[asyncio.Event], Coroutine[object, object, None]]) -> None:
+    """Run until SIGTERM or SIGINT sets the event that `what` is given."""
+
+    async def stoppable() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await what(stop)
+
+    run(stoppable())
+
+
 def fail(message: str, code: int) -> NoReturn:
     """End the process with a message on standard error."""
     typer.echo(f"crmbridge: {message}", err=True)
@@ -62,6 +75,8 @@ def fail(message: str, code: int) -> NoReturn:
 
 def console() -> Console:
     """Standard output, as wide as the terminal is."""
+    from rich.console import Console  # noqa: PLC0415
+
     return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
@@ -72,6 +87,8 @@ def show(rows: Sequence[Mapping[str, object]], *, as_json: bool, empty: str) -> 
     elif not rows:
         typer.echo(empty)
     else:
+        from rich.table import Table  # noqa: PLC0415
+
         table = Table(*rows[0], show_edge=False)
         for row in rows:
             table.add_row(*map(_cell, row.values()))
@@ -85,6 +102,8 @@ def local(at: datetime) -> str:
 
 def _cell(value: object) -> str:
     """A value's text; what callers and the CRM sent must not be taken for markup."""
+    from rich.markup import escape  # noqa: PLC0415
+
     return "" if value is None else escape(str(value))
 
 

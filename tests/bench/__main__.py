@@ -7,24 +7,28 @@ import signal
 import sys
 from pathlib import Path
 
-from tests.bench import calls, intake
+from tests.bench import calls, intake, soak
 from tests.bench.report import Report
 from tests.needs import lacking
 
 SECTIONS = ("intake", "calls")
+"""What is measured where no section is named."""
+BY_NAME = ("soak",)
+"""Those that take too long for it."""
 
 
 def main() -> None:
     """Measure the sections that are named, or all; a status of 1 says that something was not as it should be."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("sections", nargs="*", metavar="|".join(SECTIONS), help="all, where none is named")
+    parser.add_argument("sections", nargs="*", metavar="|".join(SECTIONS + BY_NAME), help="by default all but soak")
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000], help="of the CDR table, one size or more")
+    parser.add_argument("--calls", type=int, default=200_000, help="of the soak")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--store", choices=("mariadb", "sqlite"), default="mariadb", help="where the call list is")
     parser.add_argument("--buffer-pool", default="128M", help="MariaDB's innodb_buffer_pool_size; 128M is its default")
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"), help="the file for the figures")
     chosen = parser.parse_args()
-    if unknown := set(chosen.sections) - set(SECTIONS):
+    if unknown := set(chosen.sections) - {*SECTIONS, *BY_NAME}:
         parser.error(f"there is no section {', '.join(sorted(unknown))}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers end and folders go
     report = Report(chosen.json)
@@ -35,6 +39,8 @@ def main() -> None:
         report.fail(f"calls: {reason}")
     elif "calls" in sections:
         calls.main(report, chosen.rows, seed=chosen.seed, store=chosen.store, buffer_pool=chosen.buffer_pool)
+    if "soak" in sections:
+        soak.main(report, chosen.calls)
     report.write()
     sys.exit(1 if report.failed else 0)
 

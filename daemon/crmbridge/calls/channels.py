@@ -43,7 +43,7 @@ class ChannelName:
         return f"{self.technology}/{self.peer}"
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def parse_name(name: str) -> ChannelName:
     """Take a channel's name apart. Never raises: a name of no known form is its own peer.
 

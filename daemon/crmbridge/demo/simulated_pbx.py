@@ -91,7 +91,8 @@ class SimulatedPbx:
         await self._logged_in.wait()
 
     def cut(self) -> None:
-        """Cut every session off, as a network does."""
+        """Cut every session off, as a network does. `logged_in` waits for the next."""
+        self._logged_in.clear()
         for writer in list(self._writers):
             writer.transport.abort()
 
@@ -103,6 +104,12 @@ class SimulatedPbx:
         prefix = prefix or self._prefix()
         await self._play(trace, speed=speed, rewrite=lambda raw: _with_ids(raw, prefix))
         return prefix
+
+    async def send(self, raw: bytes) -> None:
+        """Send frames as they are. Those who ask for channels are told nothing of them."""
+        for writer in list(self._writers):
+            writer.write(raw)
+            await writer.drain()
 
     def _prefix(self) -> str:
         return f"{time.time():.0f}.{next(self._ids)}-"

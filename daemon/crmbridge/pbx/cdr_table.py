@@ -18,9 +18,7 @@ from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, tzinfo
 from typing import Any
 
-import asyncmy
 import structlog
-from asyncmy.errors import MySQLError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -132,6 +130,8 @@ class CdrTable:
         return f"`{self._schema}`.`{self._table}`" if self._schema else f"`{self._table}`"
 
     async def _connect(self) -> None:
+        import asyncmy  # noqa: PLC0415  # 2 MB that a bridge without MySQL does without
+
         try:
             async with asyncio.timeout(CONNECT_S):
                 self._connection = await asyncmy.connect(**self._options)
@@ -152,7 +152,7 @@ class CdrTable:
         try:
             async with asyncio.timeout(_ANSWER_S), self._connection.cursor() as cursor:
                 await cursor.execute(f"SET SESSION {asked}")
-        except MySQLError as error:
+        except Exception as error:
             if _code(error) not in _UNKNOWN:
                 raise
 
@@ -163,7 +163,7 @@ class CdrTable:
                 rows: Sequence[tuple[Any, ...]] = await cursor.fetchall()
                 return rows
         except BaseException as error:
-            if not (isinstance(error, MySQLError) and _code(error) in _NO_TIME):
+            if _code(error) not in _NO_TIME:
                 await self.close()  # half an answer may still be on its way
             if not isinstance(error, Exception):
                 raise
@@ -214,7 +214,7 @@ class CdrTable:
             return SourceError(f"{self._where} does not answer: it hangs, or a firewall drops what is sent to it")
         code = _code(error)
         kind = TooSlowError if code in _NO_TIME else SourceError
-        said = error.args[1] if isinstance(error, MySQLError) and len(error.args) > 1 else error
+        said = error.args[1] if code and len(error.args) > 1 else error
         hint = f" ({_HINTS[code]})" if code in _HINTS else ""
         return kind(f"{self._where} can't be read: {said}{hint}")
 
@@ -244,6 +244,8 @@ def _datetime(wall_s: int) -> str:
 
 def _code(error: BaseException) -> int:
     """MySQL's error number, 0 where it is none of MySQL's."""
+    from asyncmy.errors import MySQLError  # noqa: PLC0415  # as above
+
     if not isinstance(error, MySQLError) or not error.args:
         return 0
     found = re.search(r"\d+", str(error.args[0]))

@@ -20,12 +20,12 @@ from typing import Any
 
 from sqlalchemy import Row, Select, func, select
 from sqlalchemy.engine import URL
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from crmbridge.calls.cdr import Cdr
 from crmbridge.calls.history import CallRow, Page, Position
 from crmbridge.store import call_pruning, call_writes
-from crmbridge.store.call_numbers import KnownNumbers, Numbers
+from crmbridge.store.async_engine import AsyncConnection
+from crmbridge.store.call_numbers import FEW_KNOWN, MOST_KNOWN, KnownNumbers, Numbers
 from crmbridge.store.call_tables import SCHEMA, calls, cdrs, numbers, progress
 from crmbridge.store.database import Database, opened
 from crmbridge.store.engine import Recover
@@ -48,11 +48,11 @@ async def open_call_list(
     """Open the call list at this address. Raises StoreError, with what to do about it.
 
     `recover` and `later`, for the daemon: a damaged file is set aside; a database that can't be had at present is no
-    reason not to start.
+    reason not to start; and few numbers are kept in memory.
     """
     database = await opened(url, [SCHEMA], recover=recover, later=later)
     try:
-        yield CallList(database, rows, timezone)
+        yield CallList(database, rows, timezone, KnownNumbers(FEW_KNOWN if later else MOST_KNOWN))
     finally:
         await database.close()
 
@@ -60,12 +60,12 @@ async def open_call_list(
 class CallList:
     """The call list in its database. All methods raise StoreError, within seconds also where the database hangs."""
 
-    def __init__(self, database: Database, rows: Rows, timezone: tzinfo) -> None:
+    def __init__(self, database: Database, rows: Rows, timezone: tzinfo, numbers: KnownNumbers) -> None:
         """`rows` makes the lines of one call from all its records; `timezone` is the PBX's. Use `open_call_list`."""
         self._database = database
         self._rows = rows
         self._timezone = timezone
-        self._numbers = KnownNumbers()
+        self._numbers = numbers
 
     async def add(self, records: Sequence[Cdr]) -> int:
         """Take up records of any calls; when this returns they are on disk, and these calls' lines as they must be.

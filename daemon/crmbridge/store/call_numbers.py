@@ -6,7 +6,9 @@ Known is only what a committed transaction of this PBX has written, and only unt
 from __future__ import annotations
 
 MOST_KNOWN = 100_000
-"""Of a PBX: some 25 MB."""
+"""Of a PBX, in a bulk load: some 25 MB."""
+FEW_KNOWN = 4_000
+"""The same where calls come one by one, as in the daemon: some 1 MB."""
 LONGEST_NUMBER = 64
 
 Numbers = dict[tuple[str, str], int]
@@ -16,13 +18,15 @@ Numbers = dict[tuple[str, str], int]
 class KnownNumbers:
     """What this process knows of the dictionary."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST_KNOWN) -> None:
+        """`most`: beyond it all are forgotten, and those begin anew that are written next."""
+        self._most = most
         self._known: dict[str, tuple[int, Numbers]] = {}
 
     def of(self, pbx: str, prunings: int) -> Numbers:
         """Those known to be there. `prunings`: how often numbers were pruned so far, as this PBX's turn has it."""
         then, known = self._known.get(pbx, (prunings, {}))
-        if then != prunings or len(known) > MOST_KNOWN:
+        if then != prunings or len(known) > self._most:
             known = {}
         self._known[pbx] = prunings, known
         return known

@@ -5,8 +5,7 @@ Each step is a short transaction, found by an index, so that neither a lookup no
 
 from __future__ import annotations
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
+from crmbridge.store.async_engine import AsyncConnection
 from crmbridge.store.call_writes import delete_lines, statement, take_turn
 
 STEP = 500

@@ -15,12 +15,12 @@ from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 from sqlalchemy import Table
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from crmbridge.calls.cdr import LONGEST_PATH, MAX_LENGTH, Cdr
 from crmbridge.calls.history import CallRow
 from crmbridge.calls.identity import lines, number_id
 from crmbridge.store import call_tables
+from crmbridge.store.async_engine import AsyncConnection
 from crmbridge.store.call_numbers import LONGEST_NUMBER, Numbers
 
 Line = tuple[Any, ...]

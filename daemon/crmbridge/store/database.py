@@ -16,9 +16,9 @@ from typing import TypeVar
 import structlog
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from crmbridge.store import mysql
+from crmbridge.store.async_engine import AsyncConnection, AsyncEngine
 from crmbridge.store.engine import (
     BUSY_TIMEOUT_MS,
     DiskError,

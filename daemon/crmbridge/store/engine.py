@@ -22,10 +22,10 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from crmbridge.store import mysql
+from crmbridge.store.async_engine import AsyncEngine, create_async_engine
 from crmbridge.store.schema import VERSIONS, Schema, StoreError, lacking, migrate
 from crmbridge.store.servers import Servers
 from crmbridge.store.servers import address as servers_address

@@ -6,16 +6,18 @@ Numbers of errors are the servers' own (mysqld_error.h; MariaDB's share them up 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import asyncmy
 from sqlalchemy import event
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from crmbridge.store.async_engine import AsyncEngine, create_async_engine
 from crmbridge.store.schema import StoreError, mysql_code
 from crmbridge.store.servers import NOT_IN_SYNC, READ_ONLY, SILENT, Servers, listed, shown_hosts
+
+if TYPE_CHECKING:  # see servers.py
+    import asyncmy
 
 LOCK_WAIT_S = 2
 """Seconds that the server lets us wait for another's lock, before we try anew."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import asyncmy
 import structlog
-from asyncmy.errors import MySQLError, OperationalError
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
+
+if TYPE_CHECKING:  # and else where it is used: 2 MB that a bridge without MySQL does without
+    import asyncmy
 
 log = structlog.get_logger("crmbridge.store")
 
@@ -83,8 +84,8 @@ def _host(text: str) -> Host:
 class Servers:
     """Whose turn it is."""
 
-    def __init__(self, hosts: Sequence[Host], connect: Callable[..., Awaitable[Any]] = asyncmy.connect) -> None:
-        """`connect`: takes asyncmy's arguments."""
+    def __init__(self, hosts: Sequence[Host], connect: Callable[..., Awaitable[Any]] | None = None) -> None:
+        """`connect`: in place of asyncmy's, with its arguments."""
         self._hosts = list(hosts)
         self._connect = connect
         self._passed_over: set[Host] = set()
@@ -106,6 +107,8 @@ class Servers:
 
         Raises what the first one tried said where none can be.
         """
+        from asyncmy.errors import MySQLError  # noqa: PLC0415
+
         errors: list[BaseException] = []
         for turn, host in self._in_turn():
             try:
@@ -135,10 +138,14 @@ class Servers:
         Whoever waits sets a limit, too, but Python 3.11's wait_for, by which asyncmy connects, forgets a cancellation
         that comes as the TCP connection is made (gh-86296), and then waits for a silent server's greeting for ever.
         """
+        import asyncmy  # noqa: PLC0415
+        from asyncmy.errors import OperationalError  # noqa: PLC0415
+
+        connect = self._connect or asyncmy.connect
         limit_s = CONNECT_EACH_S if self.several else CONNECT_S
         try:
             async with asyncio.timeout(limit_s):
-                connection: asyncmy.Connection = await self._connect(
+                connection: asyncmy.Connection = await connect(
                     **how, host=host.name, port=host.port, connect_timeout=limit_s
                 )
                 if self.several:
@@ -153,6 +160,8 @@ class Servers:
 
 
 async def _see_that_it_is_usable(connection: asyncmy.Connection) -> None:
+    from asyncmy.errors import OperationalError  # noqa: PLC0415
+
     async with connection.cursor() as cursor:
         # SHOW, which a node that has lost its cluster answers, too.
         await cursor.execute("SHOW GLOBAL STATUS LIKE 'wsrep_ready'")
