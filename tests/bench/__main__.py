@@ -7,11 +7,11 @@ import signal
 import sys
 from pathlib import Path
 
-from tests.bench import calls, intake
+from tests.bench import backlog, calls, clicks, intake, rings
 from tests.bench.report import Report
 from tests.needs import lacking
 
-SECTIONS = ("intake", "calls")
+SECTIONS = ("intake", "rings", "backlog", "clicks", "calls")
 
 
 def main() -> None:
@@ -31,6 +31,12 @@ def main() -> None:
     sections = chosen.sections or SECTIONS
     if "intake" in sections:
         intake.main(report)
+    if "rings" in sections:
+        rings.main(report)
+    if "backlog" in sections:
+        backlog.main(report)
+    if "clicks" in sections:
+        clicks.main(report)
     if "calls" in sections and (reason := lacking("mariadb")):
         report.fail(f"calls: {reason}")
     elif "calls" in sections:
