@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import statistics
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -37,7 +38,9 @@ _PAGE_KB = os.sysconf("SC_PAGE_SIZE") / 1024
 class Crm:
     """Answers each request at once, and notes when it came."""
 
-    def __init__(self) -> None:
+    def __init__(self, sock: socket.socket | None = None) -> None:
+        """`sock`: bound already, in place of a port of its own."""
+        self._sock = sock or socket.create_server(("127.0.0.1", 0))
         self.at: dict[bytes, float] = {}
         """When each target was asked for first, on the loop's clock."""
         self.requests = 0
@@ -47,7 +50,7 @@ class Crm:
         self._server: asyncio.Server
 
     async def __aenter__(self) -> Crm:
-        self._server = await asyncio.get_running_loop().create_server(lambda: _Request(self), "127.0.0.1", 0)
+        self._server = await asyncio.get_running_loop().create_server(lambda: _Request(self), sock=self._sock)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -126,7 +129,7 @@ def calls(template: Template, first: int, count: int) -> list[list[Burst]]:
 class Rig:
     """A running daemon, its PBX and its CRM."""
 
-    def __init__(self, pbx: SimulatedPbx, crm: Crm, process: asyncio.subprocess.Process, http_port: int) -> None:
+    def __init__(self, pbx: SimulatedPbx | None, crm: Crm, process: asyncio.subprocess.Process, http_port: int) -> None:
         self.pbx, self.crm, self.http_port = pbx, crm, http_port
         self._process = process
         self._loop = asyncio.get_running_loop()
@@ -135,6 +138,7 @@ class Rig:
 
     def send(self, burst: Burst) -> None:
         """Have the PBX say this."""
+        assert self.pbx is not None
         for writer in self.pbx._writers:
             writer.write(burst.raw)
         if burst.targets:
