@@ -39,11 +39,14 @@ class _Relay:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """A connection of the bridge."""
         from_pbx, to_pbx = await asyncio.open_connection(sock=self._network.connected(pbx.AMI))
+        # When the bridge goes, so does the other half, and with it the loop below.
         back = asyncio.create_task(_pass_on(reader, to_pbx))
         try:
             while data := await from_pbx.read(1 << 16):
                 writer.write(data)
                 self._note(data, self._loop.time())
+        except ConnectionError:
+            pass  # aborted
         finally:
             back.cancel()
             writer.close()

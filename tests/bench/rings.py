@@ -9,14 +9,21 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rich.table import Table
+from tests.asterisk.lab.pbx import PbxError
+from tests.asterisk.lab.rootfs import BuildError
+from tests.asterisk.lab.sipp import SippFailedError
+from tests.bench import live
+from tests.bench.bridge import PartError
 from tests.bench.busy import held, recorded
 from tests.bench.report import Report
 from tests.bench.rig import Burst, Rig, bursts, calls, median_and_p99, rig
+from tests.needs import lacking
 
 RATES = {1: 20, 10: 200, 50: 750, 500: 5_000}
 """Calls a second, and how many."""
@@ -26,33 +33,43 @@ IN_PROGRESS = (10, 100, 1_000, 10_000)
 HOLD_PER_S = 400
 """How fast calls are begun that are to be in progress."""
 COST_CALLS, COST_PER_S = 300, 30
+_COLUMNS = ("ring: median", "99th percentile", "answer: median", "99th percentile", "processor, a call")
 
 
 def main(report: Report) -> None:
     """Measure, and report."""
-    asyncio.run(_main(report))
+    try:
+        asyncio.run(_main(report))
+    except (PartError, SippFailedError, PbxError, BuildError) as error:
+        report.fail(f"rings: {error}")
 
 
 async def _main(report: Report) -> None:
     with TemporaryDirectory(prefix="crmbridge-bench.") as folder:
         async with rig(Path(folder)) as one:
-            simulated = {rate: await measured(one, rate, count) for rate, count in RATES.items()}
             limit = await _bare(one)
+            simulated = {rate: await measured(one, rate, count) for rate, count in RATES.items()}
     with TemporaryDirectory(prefix="crmbridge-bench.") as folder:
         async with rig(Path(folder)) as one:
             costs = await _costs(one)
-    table = Table(
-        "", "ring: median ms", "p99 ms", "answer: median ms", "p99 ms", "ms of processor a call", title="Event to CRM"
-    )
-    table.add_row("bare aiohttp GET", *(f"{value:.2f}" for value in limit), "", "", "")
-    for rate, figures in simulated.items():
-        table.add_row(f"{rate} calls/s, simulated", *(f"{value:.2f}" for value in figures.values()))
+    reason = lacking("asterisk") or lacking("sipp")
+    if reason:
+        report.say(f"rings of a live Asterisk are left out: {reason}")
+    on_asterisk = {} if reason else await live.measured()
+    table = Table("milliseconds", *_COLUMNS, title="From the PBX's event to the CRM")
+    table.add_row("bare aiohttp GET", *(f"{value:.2f}" for value in limit))
+    for kind, rates in (("simulated", simulated), ("live", on_asterisk)):
+        for rate, figures in rates.items():
+            table.add_row(f"{rate} calls/s, {kind}", *(f"{value:.2f}" for value in figures.values()))
     report.show(table)
     growth = Table("calls in progress", "ms of processor a call", "KB a call", "MB in all", title="What calls cost")
     for count, cost in costs.items():
         growth.add_row(f"{count:,}", f"{cost['cpu_ms']:.2f}", f"{cost['kb']:.1f}", f"{cost['mb']:.1f}")
     report.show(growth)
-    report.keep("rings", {"limit_ms": limit, "simulated": simulated, "costs": costs})
+    report.keep(
+        "rings",
+        {"version": live.VERSION, "limit_ms": limit, "simulated": simulated, "live": on_asterisk, "costs": costs},
+    )
 
 
 async def measured(one: Rig, rate: float, count: int) -> dict[str, float]:
@@ -110,8 +127,6 @@ async def _costs(one: Rig) -> dict[int, dict[str, float]]:
 
 async def _bare(one: Rig, count: int = 500, per_s: float = 50) -> tuple[float, float]:
     """A bare aiohttp GET of another process to the same CRM: milliseconds, median and 99th percentile."""
-    import sys  # noqa: PLC0415
-
     command = [sys.executable, "-m", "tests.bench.bare_get", str(one.crm.port), str(count), str(per_s)]
     process = await asyncio.create_subprocess_exec(*command)
     if await process.wait():
