@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,7 +39,7 @@ async def _main(report: Report) -> None:
         folder = Path(name)
         await _fill(folder)
         began = time.monotonic()
-        async with _started(folder) as one:
+        async with rig(folder) as one:
             ready_s = time.monotonic() - began
             fresh = await _ring_meanwhile(one)
             times = sorted(at for target, at in one.crm.at.items() if target not in one.sent)
@@ -71,15 +69,9 @@ async def _main(report: Report) -> None:
     report.keep("backlog", figures)
 
 
-@asynccontextmanager
-async def _started(folder: Path) -> AsyncIterator[Rig]:
-    async with rig(folder) as one:
-        yield one
-
-
 async def _ring_meanwhile(one: Rig) -> list[float]:
     """Let phones ring until the backlog is gone; how long the CRM waited for each, in milliseconds."""
-    loop, fresh = asyncio.get_running_loop(), []
+    loop, fresh = asyncio.get_running_loop(), list[bytes]()
     played = iter(calls(recorded("22", "shipped")["caller_gives_up"], 9_000_000, int(300 / FRESH_EVERY_S)))
     end = loop.time() + DONE_S
     while len(one.crm.at.keys() - one.sent.keys()) < WAITING:

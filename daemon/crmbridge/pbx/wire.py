@@ -142,7 +142,12 @@ class FrameReader:
             return self._any_frame(chunk)
         end = chunk.find(b"\r\n")
         name = self._wanted.get(chunk[len(_EVENT) : end] if end >= 0 else chunk[len(_EVENT) :])
-        return None if name is None else _Frame(self._text(chunk), name)
+        if name is None:
+            return None
+        try:
+            return _Frame(chunk.decode(), name)
+        except UnicodeDecodeError:
+            return _Frame(self._text(chunk), name)
 
     def _any_frame(self, chunk: bytes) -> Frame | None:
         text = self._text(chunk)
