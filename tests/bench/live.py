@@ -45,8 +45,8 @@ class _Relay:
             while data := await from_pbx.read(1 << 16):
                 writer.write(data)
                 self._note(data, self._loop.time())
-        except ConnectionError:
-            pass  # aborted
+        except (ConnectionError, asyncio.CancelledError):
+            pass  # the end: asyncio 3.11 would tell of it
         finally:
             back.cancel()
             writer.close()
