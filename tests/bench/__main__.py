@@ -37,19 +37,16 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers end and folders go
     report = Report(chosen.json)
     sections = chosen.sections or SECTIONS
-    if "intake" in sections:
-        intake.main(report)
-    if "rings" in sections:
-        rings.main(report)
-    if "backlog" in sections:
-        backlog.main(report)
-    if "clicks" in sections:
-        clicks.main(report)
+    for name, measure in (("intake", intake), ("rings", rings), ("backlog", backlog), ("clicks", clicks)):
+        if name in sections:
+            measure.main(report)
+            report.write()  # should the rest be cut off
     if "calls" in sections and (reason := lacking("mariadb")):
         report.fail(f"calls: {reason}")
     elif "calls" in sections:
         calls.main(report, chosen.rows, seed=chosen.seed, store=chosen.store, buffer_pool=chosen.buffer_pool)
     report.write()
+    report.say(f"figures: {chosen.json}")
     sys.exit(1 if report.failed else 0)
 
 

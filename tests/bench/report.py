@@ -46,7 +46,6 @@ class Report:
         figures |= {**self._kept, "machine": self._machine, "measured_on": measured_on}
         self._file.parent.mkdir(parents=True, exist_ok=True)
         self._file.write_text(json.dumps(figures, indent=2) + "\n")
-        self.say(f"figures: {self._file}")
 
 
 def read(file: Path) -> dict[str, Any]:

@@ -46,18 +46,15 @@ class _Frame(Mapping[str, str]):
     def get(self, name: str, default: str | T, /) -> str | T: ...
     def get(self, name: str, default: object = None, /) -> object:
         """The header's value, without the space that follows its colon."""
-        if (
-            name == "Event" and self._event is not None
-        ):  # all who look at a frame begin with this: 50 ns in place of 350
+        if name == "Event" and self._event is not None:  # with this all begin who look at it: 50 ns in place of 350
             return self._event
         text, needle = self._text, _NEEDLES[name]
         at = text.find(needle)
         if at < 0:
-            needle = needle[:-1]  # not as Asterisk writes headers: without the space
-            at = text.find(needle)
-            if at < 0:
-                return default
+            return default
         at += len(needle)
+        if text[at : at + 1] == " ":
+            at += 1
         end = text.find("\r\n", at)
         return text[at:end] if end >= 0 else text[at:]
 
@@ -96,7 +93,7 @@ class _Needles(dict[str, str]):
     from the PBX never get here, or they would pile up."""
 
     def __missing__(self, name: str) -> str:
-        needle = self[name] = f"\r\n{name}: "
+        needle = self[name] = f"\r\n{name}:"
         return needle
 
 
