@@ -54,6 +54,8 @@ def _intake(one: Figures) -> str:
 
 def _rings(one: Figures) -> str:
     rows = [["bare aiohttp GET", *(f"{value:.2f}" for value in one["limit_ms"]), "", "", ""]]
+    if "disk_ms" in one:
+        rows.append(["bare flush of the disk", *(f"{value:.2f}" for value in one["disk_ms"]), "", "", ""])
     for kind in ("simulated", "live"):
         name = f"live Asterisk {one['version']}" if kind == "live" else kind
         rows += [

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import random
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -47,7 +49,7 @@ def main(report: Report) -> None:
 async def _main(report: Report) -> None:
     with TemporaryDirectory(prefix="crmbridge-bench.") as folder:
         async with rig(Path(folder)) as one:
-            limit = await _bare(one)
+            limit, disk = await _bare(one), _flushes(Path(folder))
             simulated = {rate: await measured(one, rate, count) for rate, count in RATES.items()}
     with TemporaryDirectory(prefix="crmbridge-bench.") as folder:
         async with rig(Path(folder)) as one:
@@ -58,6 +60,7 @@ async def _main(report: Report) -> None:
     on_asterisk = {} if reason else await live.measured()
     table = Table("milliseconds", *_COLUMNS, title="From the PBX's event to the CRM")
     table.add_row("bare aiohttp GET", *(f"{value:.2f}" for value in limit))
+    table.add_row("bare flush of the disk", *(f"{value:.2f}" for value in disk))
     for kind, rates in (("simulated", simulated), ("live", on_asterisk)):
         for rate, figures in rates.items():
             table.add_row(f"{rate} calls/s, {kind}", *(f"{value:.2f}" for value in figures.values()))
@@ -68,7 +71,14 @@ async def _main(report: Report) -> None:
     report.show(growth)
     report.keep(
         "rings",
-        {"version": live.VERSION, "limit_ms": limit, "simulated": simulated, "live": on_asterisk, "costs": costs},
+        {
+            "version": live.VERSION,
+            "limit_ms": limit,
+            "disk_ms": disk,
+            "simulated": simulated,
+            "live": on_asterisk,
+            "costs": costs,
+        },
     )
 
 
@@ -123,6 +133,18 @@ async def _costs(one: Rig) -> dict[int, dict[str, float]]:
         used_s = await play(one, calls(template, 6_000_000 + count * 100, COST_CALLS), COST_PER_S)
         costs[count] = {"cpu_ms": used_s / COST_CALLS * 1000, "kb": (kb - base_kb) / count, "mb": kb / 1024}
     return costs
+
+
+def _flushes(folder: Path, count: int = 300) -> tuple[float, float]:
+    """4 kB written and flushed (fdatasync), and nothing else: milliseconds, median and 99th percentile."""
+    times = []
+    with (folder / "flushes").open("wb", buffering=0) as file:
+        for _ in range(count):
+            began = time.perf_counter()
+            file.write(bytes(4096))
+            os.fdatasync(file.fileno())
+            times.append((time.perf_counter() - began) * 1000)
+    return median_and_p99(times)
 
 
 async def _bare(one: Rig, count: int = 500, per_s: float = 50) -> tuple[float, float]:
