@@ -40,9 +40,10 @@ log = structlog.get_logger("crmbridge.crm")
 FOLLOW_OUTBOX_S = 5.0
 """How often the outbox is asked whether somebody else (`crmbridge outbox retry`) has changed it."""
 AHEAD = 2
-"""Callbacks that may be under way or being stored, for each request that may be under way. One that is being stored keeps
-no other call waiting: the CRM would be idle for as long as the disk takes. But what is stored at once must be little, or a ring that
-comes meanwhile waits for it: without a limit 60 ms, in place of 16 (`make bench`, section backlog)."""
+"""Callbacks that may be under way or being stored, for each request that may be under way. One that is being stored
+keeps no other call waiting: the CRM would be idle for as long as the disk takes. But what is stored at once must be
+little, or a ring that comes meanwhile waits for it: without a limit 60 ms, in place of 16 (`make bench`, section
+backlog)."""
 LATE_S = 60.0
 """Both loops go round every FOLLOW_OUTBOX_S; a slow disk may hold them up this long before they count as hung."""
 
