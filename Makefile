@@ -53,7 +53,7 @@ format:
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# How fast AMI is taken in, and the call list of a made-up PBX: docs/performance.md. Some minutes; millions of rows take
+# How fast the bridge is, and the call list of a made-up PBX: docs/performance.md. Ten minutes; millions of rows take
 # longer: make bench ARGS='calls --rows 1000000 10000000'
 bench: venv
 	$(BIN)/python -m tests.bench $(ARGS)

@@ -1,4 +1,7 @@
-"""`make bench`: what the bridge takes in, and how fast its call list is. `make bench ARGS='calls --rows 10000000'`."""
+"""`make bench`: how fast the bridge is, section by section. `make bench ARGS='calls --rows 10000000'`.
+
+`--page` writes the tables of docs/performance.md from what was measured last.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,15 @@ import signal
 import sys
 from pathlib import Path
 
-from tests.bench import calls, intake, soak
-from tests.bench.report import Report
+from tests.bench import backlog, calls, clicks, intake, page, rings, soak
+from tests.bench.report import Report, read
 from tests.needs import lacking
 
-SECTIONS = ("intake", "calls")
+SECTIONS = ("intake", "rings", "backlog", "clicks", "calls")
 """What is measured where no section is named."""
 BY_NAME = ("soak",)
 """Those that take too long for it."""
+PAGE = Path("docs/performance.md")
 
 
 def main() -> None:
@@ -27,14 +31,20 @@ def main() -> None:
     parser.add_argument("--store", choices=("mariadb", "sqlite"), default="mariadb", help="where the call list is")
     parser.add_argument("--buffer-pool", default="128M", help="MariaDB's innodb_buffer_pool_size; 128M is its default")
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"), help="the file for the figures")
+    parser.add_argument("--page", action="store_true", help=f"measure nothing: write the tables of {PAGE} from it")
     chosen = parser.parse_args()
     if unknown := set(chosen.sections) - {*SECTIONS, *BY_NAME}:
         parser.error(f"there is no section {', '.join(sorted(unknown))}")
+    if chosen.page:
+        PAGE.write_text(page.written(PAGE.read_text(), read(chosen.json)))
+        return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers end and folders go
     report = Report(chosen.json)
     sections = chosen.sections or SECTIONS
-    if "intake" in sections:
-        intake.main(report)
+    for name, measure in (("intake", intake), ("rings", rings), ("backlog", backlog), ("clicks", clicks)):
+        if name in sections:
+            measure.main(report)
+            report.write()  # should the rest be cut off
     if "calls" in sections and (reason := lacking("mariadb")):
         report.fail(f"calls: {reason}")
     elif "calls" in sections:
@@ -42,6 +52,7 @@ def main() -> None:
     if "soak" in sections:
         soak.main(report, chosen.calls)
     report.write()
+    report.say(f"figures: {chosen.json}")
     sys.exit(1 if report.failed else 0)
 
 

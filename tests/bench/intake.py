@@ -1,111 +1,119 @@
-"""`make bench`, section `intake`: how fast recorded AMI bytes are taken in.
+"""`make bench`, section `intake`: how fast a PBX's busy hour is taken in.
 
-Beside it stand stock panoramisk and merely cutting frames. All are given the same bytes in the same pieces, in turns,
-several rounds; the median of each and the ratios are printed. Ours includes the tracker, panoramisk only parses and
-dispatches to one callback that does nothing.
+Recorded AMI bytes of Asterisk 16 and 22 (`busy`), as our user hears them and with `read = all`. All contenders are
+given the same bytes in the same pieces, in turns, several rounds; the median of each counts.
 """
 
 from __future__ import annotations
 
-import re
 import statistics
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 
-from panoramisk import Manager
-from panoramisk.ami_protocol import AMIProtocol
 from rich.table import Table
+from tests.bench import contenders
+from tests.bench.busy import VERSIONS, Reads, held, stream
+from tests.bench.contenders import Contender, Ours
 from tests.bench.report import Report
 
-from crmbridge.calls.channels import Endpoints
-from crmbridge.calls.clients import Clients
-from crmbridge.calls.numbers import Numbers
-from crmbridge.calls.tracker import Tracker
-from crmbridge.config import PbxSettings
-from crmbridge.demo.traces import shipped
-from crmbridge.pbx.wire import FrameReader
-
-ROUNDS = 7
-COPIES = 4
+ROUNDS = 5
+CALLS: dict[Reads, int] = {"shipped": 500, "all": 250}
+"""Some 15,000 events each."""
+GROWTH = (1, 2, 4)
+"""Times as many calls, for ours alone."""
+IN_PROGRESS = (10, 100, 1_000, 10_000)
 PIECE = 16 * 1024
 """Bytes; what one read of a busy socket gives."""
-
-
-def recorded() -> bytes:
-    """All recorded calls one after another, some MB."""
-    once = b"".join(frame for trace in shipped() for _, frame in trace.frames())
-    ids = re.compile(rb"(?<=(?:niqueid|inkedid): )")
-    return b"".join(ids.sub(b"%d-" % copy, once) for copy in range(COPIES))
-
-
-def pieces(raw: bytes) -> list[bytes]:
-    return [raw[at : at + PIECE] for at in range(0, len(raw), PIECE)]
-
-
-def cut_only(raw: list[bytes]) -> int:
-    """The limit: cut frames at their empty lines, and look at nothing."""
-    rest, count = b"", 0
-    for piece in raw:
-        chunks = (rest + piece).split(b"\r\n\r\n")
-        rest = chunks.pop()
-        count += len(chunks)
-    return count
-
-
-def ours(raw: list[bytes]) -> int:
-    """Frame reader and tracker, as in the daemon."""
-    endpoints = Endpoints(extensions=r"[17]\d\d", inbound_contexts=PbxSettings().inbound_contexts)
-    numbers = Numbers(region="IL", form="national", anonymous="anonymous")
-    tracker = Tracker(pbx="pbx", endpoints=endpoints, clients=Clients("10"), caller=numbers.caller)
-    reader = FrameReader(Tracker.EVENTS)
-    told = 0
-    for piece in raw:
-        now = datetime.now(UTC)
-        for frame in reader.feed(piece):
-            told += len(tracker.handle(frame, now))
-    return told
-
-
-def panoramisk(raw: list[bytes]) -> int:
-    """Stock panoramisk 1.4: parse, and dispatch every event to one callback."""
-    count = 0
-
-    def callback(_manager: object, _event: object) -> None:
-        nonlocal count
-        count += 1
-
-    manager = Manager()
-    manager.register_event("*", callback)
-    protocol = AMIProtocol()
-    protocol.connection_made(None)
-    protocol.factory = manager
-    for piece in raw:
-        protocol.data_received(piece)
-    return count
-
-
-def seconds(work: Callable[[list[bytes]], int], raw: list[bytes]) -> float:
-    """Of the processor, not of the clock on the wall: other programs run beside us."""
-    began = time.process_time()
-    work(raw)
-    return time.process_time() - began
+STOCK = "panoramisk 1.4"
+OURS = "crmbridge: reader and tracker"
 
 
 def main(report: Report) -> None:
     """Measure, and report."""
-    raw = recorded()
-    events, cut = raw.count(b"Event: "), pieces(raw)
-    contenders = {"cut frames only": cut_only, "crmbridge: reader and tracker": ours, "panoramisk 1.4": panoramisk}
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(ROUNDS):
-        for name, work in contenders.items():
-            times[name].append(seconds(work, cut))
-    medians = {name: statistics.median(measured) for name, measured in times.items()}
-    stock = medians["panoramisk 1.4"]
-    table = Table("", "events/s", "ratio to panoramisk", title=f"AMI intake: {events} events, {len(raw) / 1e6:.1f} MB")
-    for name, median in medians.items():
-        table.add_row(name, f"{events / median:,.0f}", f"{stock / median:.1f}")
+    rivals: dict[str, Contender] = {
+        "bare socket read": contenders.bare_read,
+        "cut frames only": contenders.cut_only,
+        OURS: contenders.ours,
+        STOCK: contenders.panoramisk,
+    }
+    if contenders.has_pyami_asterisk():
+        rivals["pyami-asterisk 1.5.2"] = contenders.pyami_asterisk
+    else:
+        report.say("pyami-asterisk can't be had here, and is left out")
+    streams = {f"{version}, {reads}": stream(version, reads, calls=CALLS[reads]) for version, reads in _kinds()}
+    speeds = {name: _speeds(rivals, frames) for name, frames in streams.items()}
+    table = Table("events a second", *(f"Asterisk {name}" for name in streams), title="AMI intake")
+    for rival in rivals:
+        shown = (f"{one[rival]:,.0f} ({one[rival] / one[STOCK]:.1f})" for one in speeds.values())
+        table.add_row(rival, *shown)
     report.show(table)
-    report.say(f"median of {ROUNDS} rounds in turns")
-    report.keep("intake", {name: events / median for name, median in medians.items()})
+    report.say(f"in brackets: times {STOCK}; medians of {ROUNDS} rounds in turns")
+    growth = {reads: _growth(reads) for reads in ("shipped", "all")}
+    in_progress = {count: _in_progress(count) for count in IN_PROGRESS}
+    more = Table("microseconds an event", *(str(one) for one in (*GROWTH, *IN_PROGRESS)), title="How it grows")
+    for reads, times in growth.items():
+        more.add_row(f"times as many events, {reads}", *(f"{one:.2f}" for one in times), *[""] * len(IN_PROGRESS))
+    more.add_row("calls in progress, shipped", *[""] * len(GROWTH), *(f"{one:.2f}" for one in in_progress.values()))
+    report.show(more)
+    report.keep(
+        "intake",
+        {
+            "rounds": ROUNDS,
+            "events": {name: len(frames) for name, frames in streams.items()},
+            "per_s": speeds,
+            "growth_us": {reads: dict(zip(GROWTH, times, strict=True)) for reads, times in growth.items()},
+            "in_progress_us": in_progress,
+        },
+    )
+
+
+def _kinds() -> list[tuple[str, Reads]]:
+    return [(version, reads) for reads in ("shipped", "all") for version in VERSIONS]
+
+
+def cut(frames: Sequence[bytes]) -> list[bytes]:
+    """As a socket gives them: with no regard to where frames end."""
+    raw = b"".join(frames)
+    return [raw[at : at + PIECE] for at in range(0, len(raw), PIECE)]
+
+
+def _speeds(rivals: Mapping[str, Contender], frames: Sequence[bytes]) -> dict[str, float]:
+    """Events a second, by name."""
+    pieces = cut(frames)
+    times: dict[str, list[float]] = {name: [] for name in rivals}
+    for _ in range(ROUNDS):
+        for name, work in rivals.items():
+            times[name].append(work(pieces))
+    return {name: len(frames) / statistics.median(used) for name, used in times.items()}
+
+
+def _growth(reads: Reads) -> list[float]:
+    """Microseconds for an event of ever more calls."""
+    most = stream("22", reads, calls=CALLS[reads] * GROWTH[-1])
+    sizes = [len(most) * times // GROWTH[-1] for times in GROWTH]
+    pieces = [cut(most[:size]) for size in sizes]
+    rounds = [[contenders.ours(some) / size * 1e6 for some, size in zip(pieces, sizes, strict=True)] for _ in range(3)]
+    return [statistics.median(one) for one in zip(*rounds, strict=True)]
+
+
+def _in_progress(count: int) -> float:
+    """Microseconds for an event while so many other calls go on."""
+    both = Ours()
+    for piece in cut(list(held("22", "shipped", calls=count, first=10**6))):
+        both.take(piece)
+    used = []
+    for number in range(3):
+        frames = stream("22", "shipped", calls=CALLS["shipped"], first=number * 10_000)
+        began = both.told
+        pieces = cut(frames)
+        used.append(_timed(both, pieces) / len(frames) * 1e6)
+        assert both.told > began
+    assert len(both.tracker) >= 2 * count
+    return statistics.median(used)
+
+
+def _timed(both: Ours, pieces: Sequence[bytes]) -> float:
+    began = time.process_time()
+    for piece in pieces:
+        both.take(piece)
+    return time.process_time() - began

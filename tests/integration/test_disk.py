@@ -331,11 +331,11 @@ async def test_a_daemon_that_starts_on_a_disk_that_refuses_tells_and_takes_up_wh
         await pbx.play(trace("01_did_to_ext_answered"), speed=10)
         assert await targets(crm, 2) == [RING, ANSWER]
         await bridge.logged("crm.confirmed", times=2)
+        await bridge.logged_one_of("cdr.not_stored")  # half a second after it came
         await inside(bridge, mend)
         await bridge.logged("store.disk_back")
         await targets(crm, 3)
         await bridge.logged("crm.confirmed", times=3)
-        await bridge.logged_one_of("cdr.not_stored")
         listed = json.loads(await inside(bridge, f"{COMMAND} outbox list --json --config {config}"))
     assert [one["state"] for one in listed] == ["confirmed"] * 3
     assert "sExt=778" in crm.targets[2]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, tzinfo
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from crmbridge.calls.wall_time import WallTime, seconds
@@ -149,6 +150,10 @@ def epoch(identity: str | None) -> int | None:
     return int(found.group()) if found else None
 
 
+_wall_time = lru_cache(maxsize=8)(WallTime)
+"""One for all records: a day's offset is then looked for once a day (40 µs)."""
+
+
 def instant(text: str, timezone: tzinfo, not_before: int | None) -> datetime | None:
     """A wall time as an instant. In the hour that a clock change repeats, the first that is not before `not_before`.
 
@@ -159,4 +164,4 @@ def instant(text: str, timezone: tzinfo, not_before: int | None) -> datetime | N
     told = datetime.fromisoformat(text)
     if told.tzinfo is not None:
         return told.astimezone(UTC)
-    return datetime.fromtimestamp(WallTime(timezone).epoch(seconds(text), not_before), UTC)
+    return datetime.fromtimestamp(_wall_time(timezone).epoch(seconds(text), not_before), UTC)

@@ -130,8 +130,10 @@ class ClickCalls:
 
     def handle(self, event: Headers, at: datetime) -> list[News]:
         """Take one AMI event in; the news because of it comes back. `at`: when it was read, aware UTC."""
+        if not self._calls:
+            return []
         transition = self._TRANSITIONS.get(event.get("Event", ""))
-        if transition is None or not self._calls:
+        if transition is None:
             return []
         self._now, self._told = at, []
         transition(self, event)

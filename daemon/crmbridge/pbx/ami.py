@@ -256,7 +256,8 @@ class Ami:
         if event is None and (action := refusal(frame)) is not None:
             log.warning("ami.list_refused", action=action, reason=frame.get("Message"))
         self._give(self._listing.take(frame, datetime.now(UTC)))
-        self._ask(self._listing.due())
+        if due := self._listing.due():
+            self._ask(due)
         if event == "FullyBooted":
             self._booted.set()
             if self._ready.is_set():

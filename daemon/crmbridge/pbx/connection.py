@@ -184,7 +184,7 @@ class Connection(AMIProtocol):  # type: ignore[misc]  # panoramisk has no types
         if not self.greeted.done():
             self._greet(data)
         for frame in self._reader.feed(data):
-            if frame.get("ActionID") in self.responses:
+            if self.responses and frame.get("ActionID") in self.responses:
                 self._answer(frame)
             else:
                 self._on_frame(frame)

@@ -107,7 +107,7 @@ class Listing:
 
     def due(self) -> list[Action]:
         """The actions that ask for what was asked for while other lists were under way, once those are in."""
-        if self.awaited or not self._due:
+        if not self._due or self.awaited:
             return []
         due, self._due = self._due, {}
         return self._start(due)

@@ -32,11 +32,12 @@ class _Frame(Mapping[str, str]):
     took two thirds of the whole intake's time (`make bench`).
     """
 
-    __slots__ = ("_all", "_text")
+    __slots__ = ("_all", "_event", "_text")
 
-    def __init__(self, text: str) -> None:
-        """`text`: the lines of the frame, with a line end before the first and after the last."""
+    def __init__(self, text: str, event: str | None = None) -> None:
+        """`text`: the lines of the frame, with a line end before each that is asked for, but for `event`'s."""
         self._text = text
+        self._event = event
         self._all: dict[str, str] | None = None
 
     @overload
@@ -45,12 +46,17 @@ class _Frame(Mapping[str, str]):
     def get(self, name: str, default: str | T, /) -> str | T: ...
     def get(self, name: str, default: object = None, /) -> object:
         """The header's value, without the space that follows its colon."""
+        if name == "Event" and self._event is not None:  # with this all begin who look at it: 50 ns in place of 350
+            return self._event
         text, needle = self._text, _NEEDLES[name]
         at = text.find(needle)
         if at < 0:
             return default
         at += len(needle)
-        return text[at + (text[at] == " ") : text.find("\r\n", at)]
+        if text[at : at + 1] == " ":
+            at += 1
+        end = text.find("\r\n", at)
+        return text[at:end] if end >= 0 else text[at:]
 
     def __getitem__(self, name: str) -> str:
         if self._all is not None:
@@ -61,7 +67,7 @@ class _Frame(Mapping[str, str]):
         return value
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and _NEEDLES[name] in self._text
+        return isinstance(name, str) and self.get(name) is not None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._headers())
@@ -102,7 +108,7 @@ class FrameReader:
 
         `fallback_encoding` is for frames that are not UTF-8: Asterisk 16 passes a caller's name on as it came.
         """
-        self._wanted = None if wanted is None else frozenset(name.encode() for name in wanted)
+        self._wanted = None if wanted is None else {name.encode(): name for name in wanted}
         self._fallback = fallback_encoding
         self._rest = b""
         self._skipping = False
@@ -118,36 +124,42 @@ class FrameReader:
         if self._skipping and chunks:
             chunks.pop(0)  # the end of the overlong frame
             self._skipping = False
-        frames = []
-        for chunk in chunks:
-            if len(chunk) > LONGEST_FRAME:
-                self.overlong += 1
-            elif self._is_wanted(chunk) and (frame := self._frame(chunk)) is not None:
-                frames.append(frame)
+        frames = [frame for chunk in chunks if (frame := self._frame(chunk)) is not None]
         if self._skipping or len(self._rest) > LONGEST_FRAME + len(_END) - 1:  # all of its end but the last byte
             self.overlong += not self._skipping
             self._skipping = True
             self._rest = self._rest[-len(_END) + 1 :]  # it may hold the first bytes of the end
         return frames
 
-    def _is_wanted(self, chunk: bytes) -> bool:
-        if self._wanted is None or not chunk.startswith(_EVENT):
-            return True
-        end = chunk.find(b"\r\n")
-        name = chunk[len(_EVENT) : end] if end >= 0 else chunk[len(_EVENT) :]
-        return name in self._wanted
-
     def _frame(self, chunk: bytes) -> Frame | None:
+        if len(chunk) > LONGEST_FRAME:
+            self.overlong += 1
+            return None
+        if self._wanted is None or not chunk.startswith(_EVENT):
+            return self._any_frame(chunk)
+        end = chunk.find(b"\r\n")
+        name = self._wanted.get(chunk[len(_EVENT) : end] if end >= 0 else chunk[len(_EVENT) :])
+        if name is None:
+            return None
         try:
-            text = chunk.decode()
+            return _Frame(chunk.decode(), name)
         except UnicodeDecodeError:
-            text = chunk.decode(self._fallback, "replace")
+            return _Frame(self._text(chunk), name)
+
+    def _any_frame(self, chunk: bytes) -> Frame | None:
+        text = self._text(chunk)
         if self.version is None and chunk.startswith(_BANNER):
             self.version = text.partition("\r\n")[0].removeprefix(_BANNER.decode()).strip()
         if ":" not in text:
             return None
-        frame = _Frame(f"\r\n{text}\r\n")
-        if self._wanted is None or chunk.startswith(_EVENT) or "Response" in frame:
+        frame = _Frame(f"\r\n{text}")
+        if self._wanted is None or "Response" in frame:
             return frame
         # Asterisk sometimes ends a frame with one empty line too many, so an event may begin with one.
         return frame if frame.get("Event", "").encode() in self._wanted else None
+
+    def _text(self, chunk: bytes) -> str:
+        try:
+            return chunk.decode()
+        except UnicodeDecodeError:
+            return chunk.decode(self._fallback, "replace")

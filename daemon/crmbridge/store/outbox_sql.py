@@ -20,16 +20,31 @@ from sqlalchemy import (
     or_,
     select,
 )
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from crmbridge.calls.events import Attempt, CallEvent, Delivery, Kind, State
 from crmbridge.store.outbox_tables import callbacks, interventions, tries
+from crmbridge.store.schema import as_text
 
 Key = tuple[str, str, str, str]
 """`CallEvent.key`: PBX, call, extension, kind."""
 
 CHUNK = 500
 """Values in one statement; SQLite takes at least 999."""
+
+# What each callback needs goes to the driver as it is: SQLAlchemy's own work on these four was nine tenths of what
+# storing a callback and its attempt cost, 0.9 ms of 1.0 (`make bench`, section rings).
+_NEW = (
+    *("id", "pbx", "call", "extension", "kind", "number", "client_id", "at", "linkedid", "uniqueid"),
+    *("state", "attempts"),
+)
+_INSERT = (
+    f"INSERT INTO callbacks ({', '.join(_NEW)}) VALUES ({', '.join('?' * len(_NEW))})"  # noqa: S608  # no value in it
+    " ON CONFLICT (pbx, call, extension, kind) DO NOTHING"
+)
+_STATE = "SELECT state FROM callbacks WHERE id = ?"
+_TRIED = "INSERT INTO attempts (callback_id, at, duration_s, status, outcome) VALUES (?, ?, ?, ?, ?)"
+_COUNTED = "UPDATE callbacks SET attempts = attempts + 1 WHERE id = ?"
+_CAME_OUT = "UPDATE callbacks SET attempts = attempts + 1, state = ?, next_attempt_at = ? WHERE id = ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,31 +102,23 @@ def last_intervention(connection: Connection) -> int:
 
 def insert(connection: Connection, deliveries: Sequence[Delivery]) -> list[Delivery]:
     """Store these but for those whose key is there already; return those stored."""
-    statement = sqlite_insert(callbacks).on_conflict_do_nothing(
-        index_elements=[callbacks.c.pbx, callbacks.c.call, callbacks.c.extension, callbacks.c.kind]
-    )
-    return [each for each in deliveries if connection.execute(statement, _values(each)).rowcount == 1]
+    run = connection.exec_driver_sql
+    return [each for each in deliveries if run(_INSERT, _values(each)).rowcount == 1]
 
 
 def record(connection: Connection, delivery_id: int, attempt: Attempt, state: State, next_at: datetime | None) -> bool:
     """Add an attempt and set the state; False when it was to stay queued and is not queued any more."""
-    found = connection.scalar(select(callbacks.c.state).where(callbacks.c.id == delivery_id))
+    run = connection.exec_driver_sql
+    found = run(_STATE, (delivery_id,)).scalar()
     if found is None:
         return False
-    connection.execute(
-        tries.insert().values(
-            callback_id=delivery_id,
-            at=attempt.at,
-            duration_s=attempt.duration_s,
-            status=attempt.status,
-            outcome=clean(attempt.outcome),
-        )
-    )
-    values: dict[str, object] = {"attempts": callbacks.c.attempts + 1}
+    values = (delivery_id, as_text(attempt.at), attempt.duration_s, attempt.status, clean(attempt.outcome))
+    run(_TRIED, values)
     taken_back = found != State.QUEUED and state in {State.QUEUED, State.EXPIRED}
-    if not taken_back:
-        values |= {"state": state.value, "next_attempt_at": next_at}
-    connection.execute(callbacks.update().where(callbacks.c.id == delivery_id).values(values))
+    if taken_back:
+        run(_COUNTED, (delivery_id,))
+    else:
+        run(_CAME_OUT, (state.value, None if next_at is None else as_text(next_at), delivery_id))
     return not taken_back
 
 
@@ -260,22 +267,23 @@ def _intervened(connection: Connection, changed: int, delivery_id: int, at: date
     return changed > 0
 
 
-def _values(delivery: Delivery) -> dict[str, object]:
+def _values(delivery: Delivery) -> tuple[object, ...]:
+    """In the order of `_NEW`."""
     event = delivery.event
-    return {
-        "id": delivery.id,
-        "pbx": event.pbx,
-        "call": event.call,
-        "extension": event.extension,
-        "kind": event.kind.value,
-        "number": event.number,
-        "client_id": event.client_id,
-        "at": event.at,
-        "linkedid": event.linkedid,
-        "uniqueid": event.uniqueid,
-        "state": delivery.state.value,
-        "attempts": delivery.attempts,
-    }
+    return (
+        delivery.id,
+        event.pbx,
+        event.call,
+        event.extension,
+        event.kind.value,
+        event.number,
+        event.client_id,
+        as_text(event.at),
+        event.linkedid,
+        event.uniqueid,
+        delivery.state.value,
+        delivery.attempts,
+    )
 
 
 def _delivery(row: Row[Any]) -> Delivery:

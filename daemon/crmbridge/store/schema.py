@@ -42,11 +42,7 @@ class Utc(TypeDecorator[datetime]):
         """Raise ValueError for an instant that doesn't say its time zone."""
         if value is None:
             return None
-        if value.tzinfo is None:
-            raise ValueError("an instant without a time zone can't be stored")
-        utc = value.astimezone(UTC).replace(tzinfo=None)
-        # Not strftime: it writes years before 1000 with three digits, and such text does not sort.
-        return utc if dialect.name == "mysql" else utc.isoformat(timespec="microseconds") + "Z"
+        return _utc(value) if dialect.name == "mysql" else as_text(value)
 
     def process_result_value(self, value: datetime | str | None, dialect: Dialect) -> datetime | None:
         """Back to aware UTC."""
@@ -54,6 +50,18 @@ class Utc(TypeDecorator[datetime]):
         if isinstance(value, str):
             return datetime.fromisoformat(value)
         return value.replace(tzinfo=UTC) if value else None
+
+
+def as_text(at: datetime) -> str:
+    """An aware instant as it stands in SQLite. Raises ValueError for one that doesn't say its time zone."""
+    # Not strftime: it writes years before 1000 with three digits, and such text does not sort.
+    return _utc(at).isoformat(timespec="microseconds") + "Z"
+
+
+def _utc(at: datetime) -> datetime:
+    if at.tzinfo is None:
+        raise ValueError("an instant without a time zone can't be stored")
+    return at.astimezone(UTC).replace(tzinfo=None)
 
 
 class MigratingError(StoreError):
