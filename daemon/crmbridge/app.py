@@ -228,7 +228,7 @@ class _Bridge:
     async def _recall(self) -> list[Delivery]:
         """Know what was told of calls that still go on; what waits to be sent comes back."""
         try:
-            recent = await self._outbox.listing(Which(since=datetime.now(UTC) - LONGEST_CALL), limit=MOST_RECALLED)
+            recent = await self._outbox.events(Which(since=datetime.now(UTC) - LONGEST_CALL), limit=MOST_RECALLED)
             waiting = await self._outbox.waiting()
         except StoreError as error:
             if not self._outbox.disk_refuses:
@@ -236,7 +236,7 @@ class _Bridge:
             effect = "calls that go on may be told twice; what waited is sent when the outbox can be read again"
             log.error("bridge.outbox_unreadable", reason=str(error), effect=effect)
             return []
-        self._tracker.recall(one.delivery.event for one in recent if one.delivery.event.pbx == self._settings.pbx.name)
+        self._tracker.recall(event for event in recent if event.pbx == self._settings.pbx.name)
         return waiting
 
     def _keeps(self) -> Keeps:

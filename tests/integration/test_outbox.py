@@ -58,6 +58,9 @@ async def test_what_was_added_is_there_after_a_restart_in_order(file: Path) -> N
         assert [each.event for each in added] == events
     async with open_outbox(file) as outbox:
         assert await outbox.waiting() == added
+        assert await outbox.events(Which(), 3) == events[:0:-1]
+        assert await outbox.events(Which(call="c1"), 2) == events[2:0:-1]
+        assert await outbox.events(Which(since=AT + timedelta(seconds=1)), 3) == []
 
 
 async def test_it_is_on_disk_when_add_returns(file: Path) -> None:

@@ -241,6 +241,10 @@ class Outbox:
         """Callbacks with their last attempt, newest first."""
         return await self._read(lambda connection: sql.listing(connection, which or Which(), limit))
 
+    async def events(self, which: Which, limit: int) -> list[CallEvent]:
+        """What callbacks are about, newest first: what `listing` has, but how it went."""
+        return await self._read(lambda connection: sql.events(connection, which, limit))
+
     async def attempts(self, delivery_id: int) -> list[Attempt]:
         """Every try to deliver this one, oldest first."""
         return await self._read(lambda connection: sql.attempts(connection, delivery_id))
