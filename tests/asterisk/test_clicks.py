@@ -182,7 +182,7 @@ async def test_how_clicks_end(pbx: Pbx, crm: Receiver, tmp_path: Path) -> None:
         assert (answered["phone"], answered["number_state"], answered["user"]) == ("answered", "answered", "crm")
         assert 1 <= answered["talk"] <= 3
         assert [row["click"] for row in await lab.clicks("--outcome", "busy")] == [rows[1]["click"]]
-        await lab.running.logged("cdr.stored", times=len(DIRECT))
+        await lab.running.logged("cdr.stored")  # of the first, which was answered
         status, listed = await ask(pbx.network, f"/calls?number={answered['dialed']}")
         assert status == 200
         assert [(one["ext"], one["number"], one["incoming"]) for one in listed["result"]] == [

@@ -13,11 +13,25 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from secrets import randbelow
 from typing import Any
 
-from sqlalchemy import Column, Connection, Dialect, Integer, MetaData, String, Table, func, inspect, select, text
+from sqlalchemy import (
+    Column,
+    Connection,
+    Dialect,
+    Integer,
+    MetaData,
+    Select,
+    String,
+    Table,
+    func,
+    inspect,
+    select,
+    text,
+)
 from sqlalchemy.dialects import mysql
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
@@ -101,6 +115,7 @@ VERSIONS = "schema_versions"
 _DUPLICATE_INDEX = 1061  # ER_DUP_KEYNAME
 CLAIM_S = 10
 """After so many seconds we take it that whoever began to make the tables was killed."""
+_BEING_SET_UP = "is being set up by another crmbridge: wait a few seconds"
 _TOO_OLD = f"UTC_TIMESTAMP(6) - INTERVAL {CLAIM_S} SECOND"
 
 _versions_tables = MetaData()
@@ -179,20 +194,36 @@ def _claimed(connection: Connection, schema: Schema) -> Iterator[None]:
     MariaDB 10.11) each make one, both hang, and with them all that anybody writes. Galera has no GET_LOCK, so the claim
     is a row, of which one can be inserted.
     """
-    claim = f"{schema.component}: being changed"
-    ours = _versions.c.component == claim
-    connection.execute(_versions.delete().where(ours, _versions.c.changed_at < text(_TOO_OLD)))
+    claim, token = f"{schema.component}: being changed", randbelow(2**31)
+    claimed = _versions.c.component == claim
+    ours = claimed & (_versions.c.version == token)
+    connection.execute(_versions.delete().where(claimed, _versions.c.changed_at < text(_TOO_OLD)))
     try:
-        connection.execute(_versions.insert().values(component=claim, version=0, changed_at=func.utc_timestamp(6)))
-        connection.exec_driver_sql("COMMIT")  # others see it by then, on whatever node
+        connection.execute(_versions.insert().values(component=claim, version=token, changed_at=func.utc_timestamp(6)))
+        connection.exec_driver_sql("COMMIT")
     except IntegrityError:
-        raise MigratingError("is being set up by another crmbridge: wait a few seconds") from None
+        raise MigratingError(_BEING_SET_UP) from None
+    if _seen_by_all(connection, select(_versions.c.version).where(claimed)) != token:
+        raise MigratingError(_BEING_SET_UP)  # two nodes took both for the first
     try:
         yield
-    finally:
-        with suppress(DBAPIError):  # where the server is gone, the claim ends by itself
+    except BaseException:
+        with suppress(SQLAlchemyError):  # where the connection is gone, the claim ends by itself
             connection.execute(_versions.delete().where(ours))
             connection.exec_driver_sql("COMMIT")
+        raise
+    connection.execute(_versions.delete().where(ours))
+
+
+def _seen_by_all(connection: Connection, query: Select[Any]) -> int | None:
+    """What a query finds once a node of a cluster has taken in all that was committed before, on whatever node."""
+    setting = "SET SESSION wsrep_sync_wait ="
+    with suppress(DBAPIError):  # MySQL has no such setting
+        connection.exec_driver_sql(f"{setting} 1")
+    found: int | None = connection.scalar(query)
+    with suppress(DBAPIError):
+        connection.exec_driver_sql(f"{setting} DEFAULT")
+    return found
 
 
 def _bring_up(connection: Connection, schema: Schema, found: int | None, stamp: Mapping[str, object]) -> None:
