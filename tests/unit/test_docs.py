@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import tomllib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,7 @@ LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
 EVENT = re.compile(r"[a-z_]+\.[a-z_]+", re.ASCII)
 
 
+@cache
 def logged() -> set[str]:
     """Every event name that the program logs: the first argument of a logger's method, and what stands for one."""
     found = set(intake._TRANSITIONS.values()) | set(retention.EVENTS.values()) | {f"crm.{state}" for state in FINAL}

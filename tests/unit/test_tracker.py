@@ -94,6 +94,9 @@ def test_recorded_call_read_otherwise(name: str) -> None:
         "in random pieces": told(_in_pieces(trace, Random(name))),
     }
     assert {how: result for how, result in results.items() if not trace.right(result)} == {}
+    # In the middle, at one event; `tests/integration/test_tracker_attached.py` takes every one.
+    random = Random(name)
+    check_attached(trace, lambda events: [random.randrange(events)], stale=random.choice((0, 3)))
 
 
 def _in_pieces(trace: Trace, random: Random) -> list[CallEvent]:
@@ -209,13 +212,6 @@ def _not_to_be_known(trace: Trace, events: list[Frame], *cuts: int) -> set[tuple
                 if leg.phase is Phase.LEAVING:
                     found.add(("incomingCallAnswered", leg.extension))
     return found
-
-
-@pytest.mark.parametrize("name", sorted(traces()))
-def test_attached_in_the_middle(name: str) -> None:
-    """At some event of each call; `tests/integration/test_tracker_attached.py` takes every one."""
-    random = Random(name)
-    check_attached(traces()[name], lambda events: [random.randrange(events)], stale=random.choice((0, 3)))
 
 
 def test_attached_while_a_phone_rings_or_talks() -> None:
