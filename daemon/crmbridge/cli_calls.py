@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from crmbridge import build, config, log
 from crmbridge.cli_support import InstantOption
 from crmbridge.config import Settings
 from crmbridge.sync import Done, Sync
-from crmbridge.terminal import ConfigOption, JsonOption, console, fail, load, local, run
+from crmbridge.terminal import ConfigOption, JsonOption, console, fail, load, local, until_stopped
 
 LINE_EVERY_S = 10.0
 """Where there is no terminal: how often a line says how far it is."""
@@ -48,7 +47,8 @@ def sync(
     gc.set_threshold(OBJECTS)
     began = time.monotonic()
     with _Shown(quiet=as_json) as shown:
-        done = run(_synced(settings, since.astimezone(UTC) if since else None, again=again, show=shown.show))
+        begin = since.astimezone(UTC) if since else None
+        done = until_stopped(lambda stop: _synced(settings, begin, stop, again=again, show=shown.show))
     seconds = time.monotonic() - began
     if as_json:
         typer.echo(json.dumps(_summary(done, seconds)))
@@ -58,10 +58,9 @@ def sync(
         raise typer.Exit(EX_STOPPED)
 
 
-async def _synced(settings: Settings, since: datetime | None, *, again: bool, show: Callable[[Done], None]) -> Done:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+async def _synced(
+    settings: Settings, since: datetime | None, stop: asyncio.Event, *, again: bool, show: Callable[[Done], None]
+) -> Done:
     async with AsyncExitStack() as stack:
         history = build.past(settings, stack)
         if history is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from crmbridge.calls.tracker import Tracker
 from crmbridge.config import Settings
 from crmbridge.pbx.ami import PASSING, LoginRefusedError, explain
 from crmbridge.pbx.visit import visit
-from crmbridge.terminal import EX_IOERR, EX_UNAVAILABLE, ConfigOption, fail, load, run
+from crmbridge.terminal import EX_IOERR, EX_UNAVAILABLE, ConfigOption, fail, load, until_stopped
 
 
 def record(
@@ -37,7 +36,8 @@ def record(
     begun: list[bool] = []
     try:
         with out:
-            run(_recorded(settings, _writer(out, anonymize=anonymize), seconds, begun))
+            write = _writer(out, anonymize=anonymize)
+            until_stopped(lambda stop: _recorded(settings, write, seconds, begun, stop))
     except OSError as error:
         fail(f"{file} can't be written: {error.strerror}", EX_IOERR)
     finally:
@@ -69,10 +69,13 @@ def _writer(out: BinaryIO, *, anonymize: bool) -> Callable[[bytes], None]:
 
 
 async def _recorded(
-    settings: Settings, write: Callable[[bytes], None], seconds: float | None, begun: list[bool]
+    settings: Settings,
+    write: Callable[[bytes], None],
+    seconds: float | None,
+    begun: list[bool],
+    stop: asyncio.Event,
 ) -> None:
     """`begun`: gets an entry once what comes is worth to be kept."""
-    stop = asyncio.Event()
     failed: list[OSError] = []
 
     def take(data: bytes) -> None:
@@ -83,8 +86,6 @@ async def _recorded(
             failed.append(error)
             stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     ami = settings.ami
     try:
         async with visit(build.ami_address(ami), ami.username, ami.secret.get_secret_value(), on_bytes=take) as session:

@@ -55,16 +55,16 @@ def run(work: Coroutine[object, object, T]) -> T:
         raise
 
 
-def until_stopped(what: Callable[[asyncio.Event], Coroutine[object, object, None]]) -> None:
-    """Run until SIGTERM or SIGINT sets the event that `what` is given."""
+def until_stopped(what: Callable[[asyncio.Event], Coroutine[object, object, T]]) -> T:
+    """The same for work that ends early when SIGTERM or SIGINT sets the event that it is given."""
 
-    async def stoppable() -> None:
+    async def stoppable() -> T:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await what(stop)
+        return await what(stop)
 
-    run(stoppable())
+    return run(stoppable())
 
 
 def fail(message: str, code: int) -> NoReturn:
@@ -75,7 +75,7 @@ def fail(message: str, code: int) -> NoReturn:
 
 def console() -> Console:
     """Standard output, as wide as the terminal is."""
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415  # see above
 
     return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
@@ -87,7 +87,7 @@ def show(rows: Sequence[Mapping[str, object]], *, as_json: bool, empty: str) -> 
     elif not rows:
         typer.echo(empty)
     else:
-        from rich.table import Table  # noqa: PLC0415
+        from rich.table import Table  # noqa: PLC0415  # see above
 
         table = Table(*rows[0], show_edge=False)
         for row in rows:
@@ -102,7 +102,7 @@ def local(at: datetime) -> str:
 
 def _cell(value: object) -> str:
     """A value's text; what callers and the CRM sent must not be taken for markup."""
-    from rich.markup import escape  # noqa: PLC0415
+    from rich.markup import escape  # noqa: PLC0415  # see above
 
     return "" if value is None else escape(str(value))
 

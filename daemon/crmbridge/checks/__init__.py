@@ -10,7 +10,7 @@ from crmbridge.checks import asterisk, clock, dialplan, http, machine, records, 
 from crmbridge.checks.link import Link, State, broken, good
 from crmbridge.config import Settings
 from crmbridge.pbx.ami import PASSING, LoginRefusedError, explain
-from crmbridge.pbx.visit import visit
+from crmbridge.pbx.visit import allowed, visit
 
 __all__ = ["LINKS", "Link", "State", "all_links", "of_settings"]
 
@@ -51,11 +51,13 @@ async def _pbx(settings: Settings, ahead_s: dict[str, float | None]) -> list[Lin
     try:
         async with visit(address, ami.username, ami.secret.get_secret_value()) as session:
             results.append(good(AMI, f"logged in at {address} as {ami.username}, AMI version {session.version}"))
+            commands = (await session.ask("ListCommands")).headers
+            core = await session.ask("CoreSettings")
             by_ami = settings.cdr.source.get_secret_value() == "ami"
-            results.append(await rights.rights(session, ami.username, by_ami))
+            results.append(await rights.rights(session, allowed(commands), ami.username, by_ami))
             results.append(await rights.events(session, settings))
-            results.append(await asterisk.version(session))
-            results.append(await asterisk.call_records(session, settings.cdr))
+            results.append(asterisk.version(core, commands))
+            results.append(await asterisk.call_records(session, core, settings.cdr))
             results.append(await asterisk.zone(session, settings.cdr, build.pbx_timezone(settings.cdr)))
             ahead_s[clock.ASTERISK] = await asterisk.clock_s(session)
             results += await dialplan.links(session, settings)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta, tzinfo
 
 from crmbridge.checks.link import Link, broken, good, judged, some, weak
 from crmbridge.config import CdrSettings
+from crmbridge.pbx.connection import Answer
 from crmbridge.pbx.visit import Visit
 
 VERSION, CDR, ZONE = "Asterisk", "CDR", "time zone"
@@ -18,11 +20,13 @@ _MAPPED = ("linkedid", "sequence", "recordingfile", "did")
 _NO_RIGHT = "not found out: this user may not ask for CoreSettings (write = reporting in manager.conf)"
 
 
-async def version(visit: Visit) -> Link:
-    """Whether it is one that the bridge is tested with, and what an older one can't do."""
-    settings = await visit.ask("CoreSettings")
-    told = settings.headers.get("AsteriskVersion", "")
-    if not settings.success or not told:
+def version(core: Answer, commands: Collection[str]) -> Link:
+    """Whether it is one that the bridge is tested with, and what an older one can't do.
+
+    `core`: the answer to CoreSettings; `commands`: the actions that there are for us.
+    """
+    told = core.headers.get("AsteriskVersion", "")
+    if not core.success or not told:
         return weak(VERSION, _NO_RIGHT)
     found = re.search(r"(\d+)(?:\.\d+)?", told)
     if found is None:
@@ -32,7 +36,7 @@ async def version(visit: Visit) -> Link:
         remarks.append(f"version {told} is older than {OLDEST}, the oldest that is tested: upgrade it")
     elif major > NEWEST:
         remarks.append(f"version {told} is newer than {NEWEST}, the newest that is tested: look for a newer crmbridge")
-    if "DBGetTree" not in (await visit.ask("ListCommands")).headers:
+    if "DBGetTree" not in commands:
         remarks.append(
             f"version {told} has no DBGetTree (it came with 16.28 and 18.14): who is logged on to a FreePBX device is"
             " seen by hints only; upgrade it if people log on to phones"
@@ -40,12 +44,11 @@ async def version(visit: Visit) -> Link:
     return judged(VERSION, f"version {told}", faults=[], remarks=remarks)
 
 
-async def call_records(visit: Visit, cdr: CdrSettings) -> Link:
-    """Whether Asterisk makes call records at all, and sends them where they come by AMI."""
-    settings = await visit.ask("CoreSettings")
-    if not settings.success:
+async def call_records(visit: Visit, core: Answer, cdr: CdrSettings) -> Link:
+    """Whether Asterisk makes call records at all, and sends them where they come by AMI. `core`: as for `version`."""
+    if not core.success:
         return weak(CDR, _NO_RIGHT)
-    if settings.headers.get("CoreCDRenabled") == "No":
+    if core.headers.get("CoreCDRenabled") == "No":
         return broken(CDR, "Asterisk makes no call records: enable = yes in cdr.conf, then `module reload cdr`")
     if cdr.source.get_secret_value() != "ami":
         return good(CDR, "Asterisk makes call records")

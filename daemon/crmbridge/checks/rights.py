@@ -16,7 +16,7 @@ from crmbridge.calls.tracker import Tracker
 from crmbridge.checks.link import Link, broken, good, judged, some, weak
 from crmbridge.config import Settings
 from crmbridge.pbx import filters
-from crmbridge.pbx.visit import Visit, allowed
+from crmbridge.pbx.visit import Visit
 
 RIGHTS, EVENTS = "AMI rights", "AMI events"
 
@@ -53,9 +53,10 @@ HEARD = {
 """Read classes that the bridge can't do without, and what they carry."""
 
 
-async def rights(visit: Visit, username: str, records_come_by_ami: bool) -> Link:
-    """What this user may do, and which classes of events it hears."""
-    commands = allowed((await visit.ask("ListCommands")).headers)
+async def rights(
+    visit: Visit, commands: Mapping[str, frozenset[str]], username: str, records_come_by_ami: bool
+) -> Link:
+    """What this user may do (`commands`, by what is allowed), and which classes of events it hears."""
     faults, remarks = [], []
     if missing := sorted({write for action, write in NEEDED_ACTIONS.items() if action not in commands}):
         faults.append(f"add to this user's write = in manager.conf: {', '.join(missing)}")

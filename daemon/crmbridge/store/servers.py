@@ -107,7 +107,7 @@ class Servers:
 
         Raises what the first one tried said where none can be.
         """
-        from asyncmy.errors import MySQLError  # noqa: PLC0415
+        from asyncmy.errors import MySQLError  # noqa: PLC0415  # 3 MB, for those alone who have such a database
 
         errors: list[BaseException] = []
         for turn, host in self._in_turn():
@@ -138,8 +138,8 @@ class Servers:
         Whoever waits sets a limit, too, but Python 3.11's wait_for, by which asyncmy connects, forgets a cancellation
         that comes as the TCP connection is made (gh-86296), and then waits for a silent server's greeting for ever.
         """
-        import asyncmy  # noqa: PLC0415
-        from asyncmy.errors import OperationalError  # noqa: PLC0415
+        import asyncmy  # noqa: PLC0415  # see `connected`
+        from asyncmy.errors import OperationalError  # noqa: PLC0415  # see `connected`
 
         connect = self._connect or asyncmy.connect
         limit_s = CONNECT_EACH_S if self.several else CONNECT_S
@@ -160,7 +160,7 @@ class Servers:
 
 
 async def _see_that_it_is_usable(connection: asyncmy.Connection) -> None:
-    from asyncmy.errors import OperationalError  # noqa: PLC0415
+    from asyncmy.errors import OperationalError  # noqa: PLC0415  # see `connected`
 
     async with connection.cursor() as cursor:
         # SHOW, which a node that has lost its cluster answers, too.

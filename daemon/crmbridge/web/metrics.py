@@ -127,12 +127,11 @@ class Metrics(Collector):
             ["operation", "state"],
             registry=self._registry,
         )
-        self._latency = Histogram(
+        self._latency = self._histogram(
             "crmbridge_callback_confirmed_seconds",
             "From the PBX's event to the CRM's confirmation.",
-            ["operation"],
-            buckets=BUCKETS_S,
-            registry=self._registry,
+            BUCKETS_S,
+            "operation",
         )
         self._lag = self._histogram(
             "crmbridge_intake_delay_seconds",
@@ -142,12 +141,11 @@ class Metrics(Collector):
         self._lookups = self._histogram(
             "crmbridge_call_list_lookup_seconds", "Looking up a number's calls in the database.", LOOKUP_BUCKETS_S
         )
-        self._originates = Histogram(
+        self._originates = self._histogram(
             "crmbridge_originate_seconds",
             "From asking the PBX for a call to its answer, by the answer.",
-            ["result"],
-            buckets=ORIGINATE_BUCKETS_S,
-            registry=self._registry,
+            ORIGINATE_BUCKETS_S,
+            "result",
         )
         for code in ORIGINATED:
             self._originates.labels(_result(code))
@@ -158,8 +156,8 @@ class Metrics(Collector):
         ProcessCollector(registry=self._registry)
         self._registry.register(self)
 
-    def _histogram(self, name: str, about: str, buckets: Sequence[float]) -> Histogram:
-        return Histogram(name, about, buckets=buckets, registry=self._registry)
+    def _histogram(self, name: str, about: str, buckets: Sequence[float], *labels: str) -> Histogram:
+        return Histogram(name, about, labels, buckets=buckets, registry=self._registry)
 
     def worked_off(self, waited_s: float) -> None:
         """A batch of the PBX's events is worked off; its oldest has waited so long."""
