@@ -17,7 +17,7 @@ from tests.asterisk.lab import pbx, sipp
 from tests.asterisk.lab.network import Network
 from tests.asterisk.lab.rootfs import root_filesystem
 from tests.bench.contenders import Ours
-from tests.bench.rig import SETTLE_S, Crm, Rig, daemon, median_and_p99, settings, target
+from tests.bench.rig import SETTLE_S, Crm, Rig, daemon, settings, target
 
 from crmbridge.calls.events import Kind
 
@@ -112,13 +112,5 @@ async def _at(one: Rig, network: Network, folder: Path, rate: int, count: int) -
         await asyncio.gather(people.done(), phone.done())
     await one.until_told()
     used_s = one.cpu_s() - began
-    ring, answer = (
-        median_and_p99(one.took_ms([target(kind.value, EXTENSION, caller) for caller in callers])) for kind in Kind
-    )
-    return {
-        "ring_ms": ring[0],
-        "ring_p99_ms": ring[1],
-        "answer_ms": answer[0],
-        "answer_p99_ms": answer[1],
-        "cpu_ms": used_s / count * 1000,
-    }
+    rings, answers = ([target(kind.value, EXTENSION, caller) for caller in callers] for kind in Kind)
+    return one.figures(rings, answers, used_s)

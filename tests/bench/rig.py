@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import statistics
-import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,14 +19,13 @@ from math import ceil
 from pathlib import Path
 
 from tests.asterisk.lab.mariadb import free_port
-from tests.bench.bridge import PASSWORD, PartError
+from tests.bench.bridge import COMMAND, PASSWORD, PartError
 from tests.bench.busy import Template
 from tests.bench.contenders import EXTENSIONS, Ours
 
 from crmbridge.demo.receiver import SUCCESS
 from crmbridge.demo.simulated_pbx import SimulatedPbx
 
-COMMAND = str(Path(sys.executable).with_name("crmbridge"))
 SETTLE_S = 60.0
 """How long the last callbacks may take."""
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
@@ -155,6 +153,17 @@ class Rig:
     def took_ms(self, targets: Sequence[bytes]) -> list[float]:
         """From the event's last byte to the CRM."""
         return [(self.crm.at[one] - self.sent[one]) * 1000 for one in targets]
+
+    def figures(self, rings: Sequence[bytes], answers: Sequence[bytes], cpu_s: float) -> dict[str, float]:
+        """Of calls, each with a ring: medians and 99th percentiles, and processor time a call."""
+        ring, answer = median_and_p99(self.took_ms(rings)), median_and_p99(self.took_ms(answers))
+        return {
+            "ring_ms": ring[0],
+            "ring_p99_ms": ring[1],
+            "answer_ms": answer[0],
+            "answer_p99_ms": answer[1],
+            "cpu_ms": cpu_s / len(rings) * 1000,
+        }
 
     @property
     def pid(self) -> int:

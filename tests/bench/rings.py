@@ -90,14 +90,7 @@ async def measured(one: Rig, rate: float, count: int) -> dict[str, float]:
     used_s = await play(one, played, rate)
     rings = [target for call in played for target in call[0].targets]
     answers = [target for call in played for target in call[1].targets]
-    ring, answer = median_and_p99(one.took_ms(rings)), median_and_p99(one.took_ms(answers))
-    return {
-        "ring_ms": ring[0],
-        "ring_p99_ms": ring[1],
-        "answer_ms": answer[0],
-        "answer_p99_ms": answer[1],
-        "cpu_ms": used_s / count * 1000,
-    }
+    return one.figures(rings, answers, used_s)
 
 
 async def play(one: Rig, played: Sequence[Sequence[Burst]], rate: float) -> float:

@@ -1,13 +1,18 @@
-"""A MariaDB for each process that runs tests, and a database of its own for each test that asks for one."""
+"""What tests stand between: a PBX and a CRM that are played, a MariaDB for each process, a database for each test."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import count
 
 import pytest
 from tests.asterisk.lab import mariadb
+
+from crmbridge.demo.receiver import Receiver
+from crmbridge.demo.simulated_pbx import SimulatedPbx
+from crmbridge.demo.traces import Trace, shipped
 
 _numbers = count(1)
 
@@ -50,3 +55,25 @@ def fresh(mariadb_server: mariadb.Database) -> Iterator[Fresh]:
     )
     yield made
     mariadb_server.run(f"DROP DATABASE `{made.name}`; DROP USER '{made.user}'@'127.0.0.1'")
+
+
+@cache
+def _click() -> Trace:
+    (found,) = [one for one in shipped() if one.name.endswith("18a_c2c_pjsip")]
+    return found
+
+
+@pytest.fixture
+async def pbx() -> AsyncIterator[SimulatedPbx]:
+    """A PBX that plays recorded calls; a click is one, too."""
+    pbx = SimulatedPbx(username="crmbridge", secret="s3cret", click=_click())
+    await pbx.start()
+    yield pbx
+    await pbx.stop()
+
+
+@pytest.fixture
+async def crm() -> AsyncIterator[Receiver]:
+    """A CRM that takes down what it is asked; it listens once a test starts it."""
+    async with Receiver() as receiver:
+        yield receiver

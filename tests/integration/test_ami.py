@@ -121,14 +121,6 @@ async def session(
             await task
 
 
-@pytest.fixture
-async def pbx() -> AsyncIterator[SimulatedPbx]:
-    pbx = SimulatedPbx(username="crmbridge", secret="s3cret")
-    await pbx.start()
-    yield pbx
-    await pbx.stop()
-
-
 async def logged_in(actions: Actions, writer: asyncio.StreamWriter) -> None:
     async for action in actions:
         if action[b"Action"] == b"Challenge":

@@ -102,20 +102,6 @@ async def daemon(config: Path, *before: str) -> AsyncIterator[Daemon]:
             await reading
 
 
-@pytest.fixture
-async def pbx() -> AsyncIterator[SimulatedPbx]:
-    pbx = SimulatedPbx(username="crmbridge", secret="s3cret", click=trace("18a_c2c_pjsip"))
-    await pbx.start()
-    yield pbx
-    await pbx.stop()
-
-
-@pytest.fixture
-async def crm() -> AsyncIterator[Receiver]:
-    async with Receiver() as receiver:
-        yield receiver
-
-
 async def configure(folder: Path, pbx: SimulatedPbx, crm: Receiver, more: str = "") -> Path:
     url = await crm.start()
     return write(folder, ami_port=pbx.port, url=url, more=more)

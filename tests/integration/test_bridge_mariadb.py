@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -24,20 +23,6 @@ pytestmark = pytest.mark.needs("mariadb")
 CALL = "01_did_to_ext_answered"
 SHOWN = "SELECT ext, number, incoming FROM incoming_calls"
 ROW = "ext\tnumber\tincoming\n777\t033004799\t1\n"
-
-
-@pytest.fixture
-async def pbx() -> AsyncIterator[SimulatedPbx]:
-    pbx = SimulatedPbx(username="crmbridge", secret="s3cret")
-    await pbx.start()
-    yield pbx
-    await pbx.stop()
-
-
-@pytest.fixture
-async def crm() -> AsyncIterator[Receiver]:
-    async with Receiver() as receiver:
-        yield receiver
 
 
 def debugging(url: str) -> str:

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
-from tests.integration import test_bridge
 from tests.integration.test_bridge import ANSWER, COMMAND, LIMIT_S, RING, Daemon, daemon, targets, trace, write
 from tests.integration.test_outbox import AT, ATTEMPT, ring, stored_again
 
@@ -28,8 +27,6 @@ from crmbridge.store import journal
 from crmbridge.store.outbox import open_outbox
 from crmbridge.store.outbox_sql import Which
 from crmbridge.store.schema import StoreError
-
-pbx, crm = test_bridge.pbx, test_bridge.crm
 
 LOCK = """
 import sqlite3, sys

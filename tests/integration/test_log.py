@@ -9,7 +9,6 @@ import random
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -27,20 +26,6 @@ OF_NO_CALL = {"crm.down", "crm.back", "cdr.taken_up"}
 """Events of the loggers below that are about the whole."""
 ABOUT_CALLS = {"crmbridge.calls", "crmbridge.crm", "crmbridge.cdr", "crmbridge.clicks", "crmbridge.dialer"}
 REFUSED = Reply(body=b'{"success":false,"error":{"code":"x","message":"who is that?"}}')
-
-
-@pytest.fixture
-async def pbx() -> AsyncIterator[SimulatedPbx]:
-    pbx = SimulatedPbx(username="crmbridge", secret="s3cret", click=trace("18a_c2c_pjsip"))
-    await pbx.start()
-    yield pbx
-    await pbx.stop()
-
-
-@pytest.fixture
-async def crm() -> AsyncIterator[Receiver]:
-    async with Receiver() as receiver:
-        yield receiver
 
 
 async def test_all_that_happens_to_a_call_is_found_by_its_linkedid(

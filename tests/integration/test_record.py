@@ -36,16 +36,6 @@ async def line(process: Process) -> str:
     return (await process.stderr.readline()).decode()
 
 
-@pytest.fixture
-async def pbx() -> AsyncIterator[SimulatedPbx]:
-    pbx = SimulatedPbx(username="crmbridge", secret="s3cret")
-    await pbx.start()
-    try:
-        yield pbx
-    finally:
-        await pbx.stop()
-
-
 async def until_holds(file: Path, what: bytes) -> None:
     async with asyncio.timeout(LIMIT_S):
         while what not in file.read_bytes():  # noqa: ASYNC110, ASYNC240  # a file has no event

@@ -19,10 +19,8 @@ from tests.integration.test_bridge import (
     RING,
     Daemon,
     configure,
-    crm,
     daemon,
     output,
-    pbx,
     targets,
     trace,
 )
@@ -31,7 +29,7 @@ from tests.integration.test_tls import pems
 from crmbridge.demo.receiver import Receiver
 from crmbridge.demo.simulated_pbx import SimulatedPbx
 
-__all__ = ["crm", "pbx", "pems"]
+__all__ = ["pems"]
 
 ABROAD = "/dialer/sodialer.php?sExt=777&sNumber=00442071838750&ClientId=10"
 

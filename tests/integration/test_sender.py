@@ -129,12 +129,6 @@ async def bench(
 
 
 @pytest.fixture
-async def crm() -> AsyncIterator[Receiver]:
-    async with Receiver() as receiver:
-        yield receiver
-
-
-@pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "outbox.db"
 
