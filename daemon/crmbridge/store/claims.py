@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 from sqlalchemy.engine import URL
 
-from crmbridge.calls.claims import Held, Judge, Mine, Standing, Step, Take, Told, Watch, Without
+from crmbridge.calls.claims import Held, Judge, Mine, Row, Standing, Step, Take, Told, Watch, Without
 from crmbridge.store import claims_sql as sql
 from crmbridge.store import mysql
 from crmbridge.store.engine import bring_up_async, make_engine, parsed, shown
@@ -66,6 +66,15 @@ class _Ask:
     judge: Judge
     asked: float
     answer: asyncio.Future[Standing]
+    over: str = ""
+    """The bridge from which it was to be taken, in this try or an earlier one."""
+
+    def what_to_do(self, row: Row | None, now: float) -> Step:
+        """As `judge` says."""
+        step = self.judge(row, now)
+        if isinstance(step, Take):
+            self.over = step.over or self.over
+        return step
 
 
 @asynccontextmanager
@@ -224,7 +233,7 @@ class Claims:
     async def _serve_some(self) -> None:
         asks = self._next_asks()
         told, let_go = dict(islice(self._told.items(), STEP)), list(islice(self._let_go, STEP))
-        batch = sql.Batch({ask.key: ask.judge for ask in asks}, told, let_go)
+        batch = sql.Batch({ask.key: ask.what_to_do for ask in asks}, told, let_go)
         oldest = min((ask.asked for ask in asks), default=time.monotonic())
         try:
             began, steps = await self._attempts(
@@ -241,7 +250,7 @@ class Claims:
             self._let_go.pop(key, None)
         for ask in asks:
             if not ask.answer.done():
-                ask.answer.set_result(self._standing(steps[ask.key], began))
+                ask.answer.set_result(self._standing(ask, steps[ask.key], began))
 
     def _next_asks(self) -> list[_Ask]:
         """The oldest that wait, each of another claim, and of none that is about to be put down as told."""
@@ -256,7 +265,7 @@ class Claims:
         began = time.monotonic()
         return began, await sql.put_through(connection, self.us, batch, time.monotonic)
 
-    def _standing(self, step: Step, began: float) -> Standing:
+    def _standing(self, ask: _Ask, step: Step, began: float) -> Standing:
         """What a step that is done means.
 
         Where it was long until the commit was answered, all commits were held up, as a cluster does that loses a node:
@@ -264,10 +273,10 @@ class Claims:
         """
         if isinstance(step, Told | Held):
             return step
-        now, over = time.monotonic(), step.over if isinstance(step, Take) else ""
-        if over and now - began > self.lease_s / SLOW:
-            return Held(over, now + self.lease_s / SLOW)
-        return Mine(began + self.lease_s, over)
+        now = time.monotonic()
+        if ask.over and now - ask.asked > self.lease_s / SLOW:
+            return Held(ask.over, now + self.lease_s / SLOW)
+        return Mine(began + self.lease_s, ask.over)
 
     def _count(self, standing: Standing) -> None:
         match standing:
