@@ -111,7 +111,9 @@ class _Bridge:
         self._claims = claims
         self._clicks = Clicks(store=clicks, calls=ClickCalls(longest_ring_s=settings.dialer.timeout_s + UNSEEN_CLICK_S))
         self._phones = PhoneStates()
-        self._retention = Retention(pbx=settings.pbx.name, outbox=outbox, clicks=clicks, calls=calls, keeps=self._keeps)
+        self._retention = Retention(
+            pbx=settings.pbx.name, outbox=outbox, clicks=clicks, calls=calls, keeps=self._keeps, claims=claims
+        )
         self._reload_refused = False
         self._outbox = outbox
         self._numbers = numbers
@@ -168,7 +170,10 @@ class _Bridge:
             records=self._records,
             sender=self._sender,
             tracker=self._tracker,
+            claims=claims,
         )
+        if claims is not None:
+            claims.took = self._metrics.claimed
 
     def _resync(self) -> None:
         self._ami.resync()
@@ -251,7 +256,8 @@ class _Bridge:
     def _keeps(self) -> Keeps:
         store = self._settings.store
         elsewhere = self._settings.cdr.source.get_secret_value() != "ami"
-        return Keeps(store.keep_days, store.keep_mb * 2**20, store.keep_calls_days, records_elsewhere=elsewhere)
+        live_s = max(self._settings.crm.ring_expires_s, self._settings.crm.answer_expires_s)
+        return Keeps(store.keep_days, store.keep_mb * 2**20, store.keep_calls_days, live_s, records_elsewhere=elsewhere)
 
     async def _reload(self, reloads: Reloads | None) -> None:
         """Follow new settings as often as it is asked for. Wrong ones change nothing."""
@@ -285,7 +291,11 @@ class _Bridge:
     def _server(self, listen: str | socket.socket) -> Server:
         peers = ClickClaims(self._claims, lambda: self._settings.dialer.duplicate_window_s) if self._claims else None
         clicks = Dialer(dialing=self._dialing, originate=self._originate, trail=self._clicks, peers=peers)
-        parts: list[Part] = [clicks, self._listing, Ops(self._standing.troubles, self._metrics.text)]
+        parts: list[Part] = [
+            clicks,
+            self._listing,
+            Ops(self._standing.troubles, self._metrics.text, self._standing.remarks),
+        ]
         parts += [self._recordings] if self._recordings is not None else []
         return Server(
             listen=listen,

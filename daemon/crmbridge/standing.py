@@ -12,6 +12,7 @@ from crmbridge.intake import Intake
 from crmbridge.liveness import status
 from crmbridge.pbx.ami import Ami
 from crmbridge.records import Source
+from crmbridge.store.claims import Claims
 from crmbridge.store.outbox import Outbox
 from crmbridge.web.call_list import CallListing
 from crmbridge.web.metrics import Readings
@@ -29,6 +30,7 @@ class Standing:
     records: Source
     sender: Sender
     tracker: Tracker
+    claims: Claims | None = None
 
     def line(self, *, reload_refused: bool) -> str:
         """For `systemctl status`."""
@@ -37,6 +39,7 @@ class Standing:
             "CRM does not answer": stats.crm_down,
             "disk refuses the outbox": self.outbox.disk_refuses,
             "disk hangs": self.outbox.disk_hangs,
+            "claims can't be had": bool(self.remarks()),
             "new settings refused": reload_refused,
         }
         return status(
@@ -54,6 +57,12 @@ class Standing:
             "the disk hangs; callbacks go on from memory": self.outbox.disk_hangs,
         }
         return [trouble for trouble, there in troubles.items() if there]
+
+    def remarks(self) -> list[str]:
+        """What is wrong and keeps it from nothing."""
+        if self.claims is None or self.claims.trouble is None:
+            return []
+        return [f"no claims, so that some callbacks are told twice: {self.claims.trouble}"]
 
     def readings(self) -> Readings:
         """For metrics."""
@@ -87,6 +96,8 @@ class Standing:
             clicks=self.clicks.in_progress,
             click_codes=self.clicks.codes(),
             click_outcomes=self.clicks.outcomes(),
+            claims=self.claims.counts if self.claims is not None else {},
+            claims_up=self.claims is None or self.claims.trouble is None,
             log_lines=log.counts,
             log_lines_held_back=log.held_back(),
         )

@@ -1,4 +1,4 @@
-"""Two bridges on one PBX: each callback is told once, whichever of them is killed, stopped or without a line to the CRM."""
+"""Two bridges on one PBX: each callback is told once, whatever becomes of one of them."""
 
 from __future__ import annotations
 

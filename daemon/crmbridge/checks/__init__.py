@@ -6,7 +6,7 @@ docs/check.md has all of them, and tests hold it equal to LINKS.
 from __future__ import annotations
 
 from crmbridge import build
-from crmbridge.checks import asterisk, clock, dialplan, http, machine, records, rights
+from crmbridge.checks import asterisk, claims, clock, dialplan, http, machine, records, rights
 from crmbridge.checks.link import Link, State, broken, good
 from crmbridge.config import Settings
 from crmbridge.pbx.ami import PASSING, LoginRefusedError, explain
@@ -20,11 +20,11 @@ LINKS = (
     *(SETTINGS, machine.OUTBOX, machine.DISK),
     *(AMI, rights.RIGHTS, rights.EVENTS, asterisk.VERSION, asterisk.CDR, asterisk.ZONE),
     *(dialplan.INBOUND, dialplan.OUTBOUND, dialplan.EXTENSIONS, dialplan.TRUNKS),
-    *(records.SOURCE, records.LIST, records.RECORDINGS),
+    *(records.SOURCE, records.LIST, claims.CLAIMS, records.RECORDINGS),
     *(http.CRM, clock.CLOCK, http.DIALER, http.TLS),
 )
-"""In the order in which they are told. Those of Asterisk are left out where there is no session, `recordings` and `TLS`
-where the settings have none."""
+"""In the order in which they are told. Those of Asterisk are left out where there is no session, `claims`,
+`recordings` and `TLS` where the settings have none."""
 
 
 def of_settings(trouble: str | None) -> Link:
@@ -38,7 +38,8 @@ async def all_links(settings: Settings) -> list[Link]:
     results = [of_settings(None), await machine.outbox(settings), machine.disk(settings)]
     results += await _pbx(settings, ahead_s)
     source, latest, ahead_s[clock.DATABASE] = await records.source(settings)
-    results += [source, await records.call_list(settings), *records.recordings(settings, latest)]
+    results += [source, await records.call_list(settings), *await claims.claims(settings)]
+    results += records.recordings(settings, latest)
     crm, ahead_s[clock.CRM] = await http.crm(settings)
     results += [crm, clock.clock({name: value for name, value in ahead_s.items() if value is not None})]
     return [*results, http.dialer(settings), *http.certificate(settings)]

@@ -78,14 +78,12 @@ class _Ask:
 
 
 @asynccontextmanager
-async def open_claims(
-    url: str | URL, *, bridge: str, timeout_s: float, lease_s: float, took: Callable[[float], None] = lambda _: None
-) -> AsyncIterator[Claims]:
+async def open_claims(url: str | URL, *, bridge: str, timeout_s: float, lease_s: float) -> AsyncIterator[Claims]:
     """Claims in this database of a MySQL or MariaDB server. One that is away is no reason not to start.
 
-    `took` hears how many seconds each answer took. Raises StoreError where the address can't be used.
+    Raises StoreError where the address can't be used.
     """
-    claims = Claims(parsed(url), bridge, timeout_s, lease_s, took)
+    claims = Claims(parsed(url), bridge, timeout_s, lease_s)
     await claims.start()
     try:
         yield claims
@@ -93,12 +91,18 @@ async def open_claims(
         claims.close()
 
 
+async def try_out(url: str, bridge: str, timeout_s: float) -> tuple[float, dict[str, float]]:
+    """Make the tables, and write to them: how many seconds a claim takes, and ago each bridge was heard of last.
+
+    Raises StoreError.
+    """
+    return await Claims(parsed(url), bridge, timeout_s, timeout_s).try_out()
+
+
 class Claims:
     """Those of one bridge. Let `run` run, and end it with `stop`."""
 
-    def __init__(
-        self, address: URL, bridge: str, timeout_s: float, lease_s: float, took: Callable[[float], None]
-    ) -> None:
+    def __init__(self, address: URL, bridge: str, timeout_s: float, lease_s: float) -> None:
         """Use `open_claims`."""
         self.bridge = bridge
         self.lease_s = lease_s
@@ -110,7 +114,8 @@ class Claims:
         self._each_s = timeout_s / TRIES
         self._hosts = len(listed(address))
         self._servers = Servers(listed(address), limit_s=self._each_s)
-        self._took = took
+        self.took: Callable[[float], None] = lambda seconds: None  # noqa: ARG005
+        """Hears how many seconds each answer took."""
         self._watch = Watch(bridge, self.us.token, lease_s)
         self._connection: asyncmy.Connection | None = None
         self._asks: deque[_Ask] = deque()
@@ -148,7 +153,7 @@ class Claims:
         began = time.monotonic()
         standing = await self._asked(key, judge)
         self._count(standing)
-        self._took(time.monotonic() - began)
+        self.took(time.monotonic() - began)
         return standing
 
     async def told(self, keys: Sequence[str]) -> dict[str, Told]:
@@ -210,9 +215,11 @@ class Claims:
                     await self._serve()
         self._answer_all_without()
 
-    async def seen(self) -> dict[str, float]:
-        """How many seconds ago each bridge was heard of last. Raises StoreError."""
-        return await self._or_store_error(sql.seen)
+    async def try_out(self) -> tuple[float, dict[str, float]]:
+        """See `try_out`."""
+        await self._or_store_error(lambda connection: connection.ping(reconnect=False))
+        await self._bring_up()
+        return await self._or_store_error(lambda connection: sql.try_out(connection, self.us))
 
     async def prune(self, before_s: float, limit: int = STEP) -> int:
         """Delete up to so many that were changed longer ago than that; how many. Raises StoreError."""
@@ -371,25 +378,31 @@ class Claims:
 
     async def _attempts(self, work: Callable[[asyncmy.Connection], Awaitable[T]], limit_s: float) -> T:
         """Do it on the server whose turn it is, or the next, as often as there is time. Raises `_errors()`."""
-        refused = 0
-        async with asyncio.timeout(limit_s):
-            for pause_s in _pauses_s():
-                try:
-                    connection = await self._connected()
-                    async with asyncio.timeout(self._each_s):
-                        return await work(connection)
-                except sql.LostError:
-                    await self._roll_back()
-                except _errors() as error:
-                    if mysql.lost(error):
+        failed: list[Exception] = []
+        try:
+            async with asyncio.timeout(limit_s):
+                for pause_s in _pauses_s():
+                    try:
+                        connection = await self._connected()
+                        async with asyncio.timeout(self._each_s):
+                            return await work(connection)
+                    except sql.LostError:
                         await self._roll_back()
-                    else:
-                        self._leave()
-                        refused += not (isinstance(error, OSError) or mysql.away(error))
-                        if refused >= self._hosts:
+                    except _errors() as error:
+                        failed.append(error)
+                        await self._give_way(error)
+                        if sum(map(_will_fail_again, failed)) >= self._hosts:
                             raise
-                await asyncio.sleep(pause_s)
+                    await asyncio.sleep(pause_s)
+        except TimeoutError as over:
+            raise next((error for error in reversed(failed) if not isinstance(error, TimeoutError)), over) from None
         raise AssertionError  # the pauses don't end
+
+    async def _give_way(self, error: Exception) -> None:
+        if mysql.lost(error):
+            await self._roll_back()
+        else:
+            self._leave()
 
     async def _connected(self) -> asyncmy.Connection:
         if self._connection is None:
@@ -423,6 +436,11 @@ def _errors() -> tuple[type[Exception], ...]:
     from asyncmy.errors import MySQLError  # noqa: PLC0415  # see servers.py
 
     return (MySQLError, OSError, StoreError)
+
+
+def _will_fail_again(error: Exception) -> bool:
+    """Whether it is what was asked for that is at fault, rather than the server or the way to it."""
+    return not (isinstance(error, OSError) or mysql.lost(error) or mysql.away(error))
 
 
 def _pauses_s() -> Iterator[float]:

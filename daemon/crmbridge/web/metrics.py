@@ -36,7 +36,9 @@ ORIGINATE_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 ORIGINATED = (None, Code.REFUSED, Code.NOT_CONNECTED, Code.UNKNOWN)
 """What the PBX may say to a click that is placed; None: it places it."""
 
-FINAL = (State.CONFIRMED, State.REFUSED, State.EXPIRED)
+CLAIM_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+
+FINAL = (State.CONFIRMED, State.REFUSED, State.EXPIRED, State.BY_PEER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,8 @@ class Readings:
     clicks: int
     click_codes: Mapping[str, int]
     click_outcomes: Mapping[str, int]
+    claims: Mapping[str, int]
+    claims_up: bool
     log_lines: Mapping[str, int]
     log_lines_held_back: int
 
@@ -87,6 +91,7 @@ _GAUGES = {
     "channels": ("channels", "Channels of the PBX that are followed."),
     "intake_waiting": ("intake_waiting_frames", "The PBX's events that wait to be worked off."),
     "call_list_up": ("call_list_up", "0 while the call list's database is away, as its last use found."),
+    "claims_up": ("claims_up", "0 while claims are set and their database is away; callbacks are sent all the same."),
     "cdr_source_up": ("cdr_source_up", "0 while the database or file with the PBX's call records can't be read."),
     "records_waiting": ("call_records_waiting", "Call records that were told of and are not in the call list yet."),
     "records_lag_s": ("call_records_lag_seconds", "How long these, or all while a database is away, have waited."),
@@ -107,6 +112,7 @@ _COUNTERS_BY = {
     "ami_attempts": ("ami_attempts", "result", "Attempts to get a session with the PBX, by what came of them."),
     "ami_ends": ("ami_sessions_ended", "reason", "Sessions with the PBX that have ended, by why."),
     "ami_events": ("ami_events", "event", "The PBX's events that were read, by name."),
+    "claims": ("claims", "result", "Claims on callbacks and clicks that were asked for, by what came of it."),
     "log_lines": ("log_lines", "level", "Lines of the log, those included that were held back."),
     "click_codes": ("clicks", "code", "Clicks that were answered, by the code of the answer."),
     "click_outcomes": ("click_ends", "outcome", "Clicks that were placed and have come to an end, by how."),
@@ -147,6 +153,11 @@ class Metrics(Collector):
             ORIGINATE_BUCKETS_S,
             "result",
         )
+        self._claims = self._histogram(
+            "crmbridge_claim_seconds",
+            "From asking for a claim on a callback or a click to the shared database's answer.",
+            CLAIM_BUCKETS_S,
+        )
         for code in ORIGINATED:
             self._originates.labels(_result(code))
         for kind in Kind:  # from the first answer on, so that an increase can be told
@@ -170,6 +181,10 @@ class Metrics(Collector):
     def originated(self, code: Code | None, seconds: float) -> None:
         """The PBX was asked for a call, and this came of it."""
         self._originates.labels(_result(code)).observe(seconds)
+
+    def claimed(self, seconds: float) -> None:
+        """A claim was asked for, and this is how long the answer took."""
+        self._claims.observe(seconds)
 
     def count(self, kind: Kind, state: State, age_s: float) -> None:
         """A callback has come to an end, so many seconds after the PBX's event."""

@@ -18,13 +18,19 @@ class Ops:
 
     needs_credentials = False
 
-    def __init__(self, troubles: Callable[[], Sequence[str]], metrics: Callable[[], bytes] | None = None) -> None:
+    def __init__(
+        self,
+        troubles: Callable[[], Sequence[str]],
+        metrics: Callable[[], bytes] | None = None,
+        remarks: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
         """`troubles`: why the bridge can't do its work at present, in an administrator's words; nothing when it can.
 
-        `metrics`: in Prometheus' text format.
+        `metrics`: in Prometheus' text format. `remarks`: what is wrong and keeps it from nothing.
         """
         self._troubles = troubles
         self._read_metrics = metrics
+        self._remarks = remarks
 
     def routes(self) -> Iterable[web.RouteDef]:
         """HEAD is answered too: monitors use it."""
@@ -43,7 +49,8 @@ class Ops:
     async def _readyz(self, request: web.Request) -> web.Response:
         del request
         troubles = list(self._troubles())
-        return answer({"success": not troubles, "reasons": troubles}, status=503 if troubles else 200)
+        reasons = [*troubles, *self._remarks()]
+        return answer({"success": not troubles, "reasons": reasons}, status=503 if troubles else 200)
 
     async def _metrics(self, request: web.Request) -> web.Response:
         del request
