@@ -125,7 +125,7 @@ class Claims:
         self._trouble: str | None = "it was not asked yet"
         self._away_since = time.monotonic()
         self._without = 0
-        self._beats_at = 0.0
+        self._answered_at = self._beats_at = 0.0
         self._has_tables = self._has_beaten = False
 
     @property
@@ -241,15 +241,17 @@ class Claims:
         asks = self._next_asks()
         told, let_go = dict(islice(self._told.items(), STEP)), list(islice(self._let_go, STEP))
         batch = sql.Batch({ask.key: ask.what_to_do for ask in asks}, told, let_go)
-        oldest = min((ask.asked for ask in asks), default=time.monotonic())
+        # As long as the database answers, who waits waits for those before, and not for it.
+        since = max(self._answered_at, min((ask.asked for ask in asks), default=time.monotonic()))
         try:
             began, steps = await self._attempts(
-                partial(self._put_through, batch), self._timeout_s - (time.monotonic() - oldest)
+                partial(self._put_through, batch), self._timeout_s - (time.monotonic() - since)
             )
         except _errors() as error:
             self._asks.extendleft(reversed(asks))
             self._lost(error)
             return
+        self._answered_at = time.monotonic()
         for key, how in told.items():
             if self._told.get(key) == how:
                 del self._told[key]
@@ -262,8 +264,11 @@ class Claims:
     def _next_asks(self) -> list[_Ask]:
         """The oldest that wait, each of another claim, and of none that is about to be put down as told."""
         some: dict[str, _Ask] = {}
-        while self._asks and len(some) < STEP and self._asks[0].key not in some.keys() | self._told.keys():
-            ask = self._asks.popleft()
+        while self._asks and len(some) < STEP:
+            ask = self._asks[0]
+            if ask.key in some or ask.key in self._told:
+                break
+            self._asks.popleft()
             if not ask.answer.done():  # else whoever asked has been cancelled
                 some[ask.key] = ask
         return list(some.values())
@@ -335,8 +340,10 @@ class Claims:
         try:
             async with asyncio.timeout(self._timeout_s):
                 await bring_up_async(engine, [sql.SCHEMA], None)
-        finally:
-            await engine.dispose(close=False)
+                await engine.dispose()
+        except BaseException:
+            await engine.dispose(close=False)  # closing says goodbye, and waits for the answer
+            raise
         self._has_tables = True
 
     def _lost(self, error: BaseException) -> None:
@@ -377,25 +384,38 @@ class Claims:
             raise StoreError(self._words(error)) from error
 
     async def _attempts(self, work: Callable[[asyncmy.Connection], Awaitable[T]], limit_s: float) -> T:
-        """Do it on the server whose turn it is, or the next, as often as there is time. Raises `_errors()`."""
+        """Do it on the server whose turn it is, or the next, as often as there is time. Raises `_errors()`.
+
+        Where time is over because this process was stopped meanwhile, that says nothing of the database: it is given
+        the time once more. Else a bridge that goes on would send what the other one has told.
+        """
         failed: list[Exception] = []
-        try:
-            async with asyncio.timeout(limit_s):
-                for pause_s in _pauses_s():
-                    try:
-                        connection = await self._connected()
-                        async with asyncio.timeout(self._each_s):
-                            return await work(connection)
-                    except sql.LostError:
-                        await self._roll_back()
-                    except _errors() as error:
-                        failed.append(error)
-                        await self._give_way(error)
-                        if sum(map(_will_fail_again, failed)) >= self._hosts:
-                            raise
-                    await asyncio.sleep(pause_s)
-        except TimeoutError as over:
-            raise next((error for error in reversed(failed) if not isinstance(error, TimeoutError)), over) from None
+        while True:
+            until = time.monotonic() + limit_s
+            try:
+                async with asyncio.timeout(limit_s):
+                    return await self._tries(work, failed)
+            except TimeoutError as over:
+                if time.monotonic() > until + self._each_s:
+                    self._leave()
+                    limit_s = self._timeout_s
+                    continue
+                raise next((one for one in reversed(failed) if not isinstance(one, TimeoutError)), over) from None
+
+    async def _tries(self, work: Callable[[asyncmy.Connection], Awaitable[T]], failed: list[Exception]) -> T:
+        for pause_s in _pauses_s():
+            try:
+                connection = await self._connected()
+                async with asyncio.timeout(self._each_s):
+                    return await work(connection)
+            except sql.LostError:
+                await self._roll_back()
+            except _errors() as error:
+                failed.append(error)
+                await self._give_way(error)
+                if sum(map(_will_fail_again, failed)) >= self._hosts:
+                    raise
+            await asyncio.sleep(pause_s)
         raise AssertionError  # the pauses don't end
 
     async def _give_way(self, error: Exception) -> None:
