@@ -125,11 +125,14 @@ class Journal:
         if self.broken or self.hangs:
             _answer(write)
         self._add(write)
-        if otherwise is not None:
-            await asyncio.wait([write.done], timeout=self._patience_s)
-            if not write.done.done():
-                self._lose_patience()
-        result: T = await asyncio.shield(write.done)
+        patience = None
+        if otherwise is not None and not write.done.done():
+            patience = asyncio.get_running_loop().call_later(self._patience_s, self._lose_patience, write)
+        try:
+            result: T = await asyncio.shield(write.done)
+        finally:
+            if patience is not None:
+                patience.cancel()
         return result
 
     def suspect(self, error: BaseException) -> None:
@@ -276,7 +279,9 @@ class Journal:
     def _refused(self) -> StoreError:
         return StoreError(f"{self._engine.url.database} cannot be written at present: nothing was changed")
 
-    def _lose_patience(self) -> None:
+    def _lose_patience(self, write: _Write) -> None:
+        if write.done.done():
+            return
         if not self.hangs:
             self._hangs_since = asyncio.get_running_loop().time() - self._patience_s
             log.error(
@@ -286,8 +291,8 @@ class Journal:
                 effect="callbacks go on from memory; those not yet told are lost if crmbridge stops now",
                 hint="another program holds the file, or the disk is slow: see iostat and the kernel's log (dmesg)",
             )
-        for write in self._queue:
-            _answer(write)
+        for each in self._queue:
+            _answer(each)
 
     def _keeps_up_again(self) -> None:
         hung_s = asyncio.get_running_loop().time() - (self._hangs_since or 0.0)
