@@ -21,6 +21,7 @@ from crmbridge.config import ConfigError, Settings
 from crmbridge.exchange import Exchange, Shared
 from crmbridge.liveness import Pulses
 from crmbridge.log import set_level
+from crmbridge.records import Together
 from crmbridge.retention import Keeps, Retention
 from crmbridge.standing import Standing
 from crmbridge.store.call_list import CallList
@@ -118,7 +119,8 @@ class _Bridge:
             took=self._metrics.looked_up,
         )
         self._sender = build.sender(settings.crm, outbox, self._pulses.of("sender"), self._count)
-        shared = Shared(outbox, self._sender, calls, self._clicks, self._metrics, self._pulses)
+        records = Together(calls.add_by_pbx)
+        shared = Shared(outbox, self._sender, calls, records, self._clicks, self._metrics, self._pulses)
         self._exchanges = {site.pbx: Exchange(site, shared) for site in sites}
         self._dialing = Dialing(
             build.dialing_rules(settings),

@@ -31,6 +31,7 @@ from crmbridge.intake import Frame, Intake
 from crmbridge.liveness import Pulses
 from crmbridge.pbx import actions
 from crmbridge.pbx.ami import ActionTimeoutError, ConnectionLostError, NotConnectedError
+from crmbridge.records import Together
 from crmbridge.store.call_list import CallList
 from crmbridge.store.outbox import Outbox
 from crmbridge.web.metrics import Metrics
@@ -45,6 +46,7 @@ class Shared:
     outbox: Outbox
     sender: Sender
     calls: CallList
+    records: Together
     clicks: Clicks
     metrics: Metrics
     pulses: Pulses
@@ -61,7 +63,7 @@ class Exchange:
         """Its name."""
         self._phones = PhoneStates()
         self._channels = build.channels_of_named_phones(site.settings)
-        self.records = build.call_records(site.settings, shared.calls)
+        self.records = build.call_records(site.settings, shared.calls, shared.records)
         others: dict[str, Callable[[Frame], None]] = {
             "Cdr": self.records.take,
             "FullyBooted": self.records.connected,
