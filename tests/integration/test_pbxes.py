@@ -39,6 +39,7 @@ from crmbridge import checks
 from crmbridge.demo.receiver import Receiver
 from crmbridge.demo.simulated_pbx import SimulatedPbx
 
+FLOOD = 30_000
 SOUND = {"haifa": b"RIFF of haifa" * 10, "eilat": b"RIFF of eilat" * 10}
 
 ELEVEN = "eleven:eleven-s3cret"
@@ -242,6 +243,23 @@ async def test_call_records_in_a_database_that_hangs_hold_up_nobody_else(
             assert value(lines, "crmbridge_call_list_up") == 1
     finally:
         hanging.close()
+
+
+async def test_a_pbx_that_floods_keeps_no_popup_of_the_other_away(
+    tmp_path: Path, pbxes: dict[str, SimulatedPbx], crm: Receiver
+) -> None:
+    channel = "Uniqueid: {0}\r\nLinkedid: {0}\r\nChannel: PJSIP/999-{0}\r\nContext: from-internal\r\n"
+    begun = "".join(f"Event: Newchannel\r\n{channel.format(n)}ChannelState: 4\r\n\r\n" for n in range(FLOOD))
+    async with daemon(await configure(tmp_path, pbxes, crm)) as bridge:
+        await bridge.logged("ami.connected", times=2)
+        flooding = asyncio.create_task(pbxes["eilat"].send(begun.encode()))
+        await pbxes["haifa"].play(trace("01_did_to_ext_answered"), speed=10)
+        assert await targets(crm, 2) == of("20")
+        await flooding
+        await pbxes["eilat"].play(trace("01_did_to_ext_answered"), speed=10)
+        assert (await targets(crm, 4))[2:] == of("10"), "which comes when the flood is over"
+        lines = (await metrics(await bridge.port())).splitlines()
+    assert value(lines, 'crmbridge_ami_events_total{event="Newchannel",pbx="eilat"}') >= FLOOD
 
 
 async def test_a_click_goes_to_the_pbx_that_has_the_extension_of_that_client(

@@ -306,6 +306,11 @@ def test_one_pbx_in_the_short_form_is_the_only_one(tmp_path: Path) -> None:
         ('name = "eilat"', 'name = ".."', "pbxes.1.pbx.name: must be at most 64 characters"),
         ('name = "eilat"', f'name = "{"x" * 65}"', "pbxes.1.pbx.name: must be at most 64 characters"),
         ('secret = "s3cret-2"', "", "pbxes.1.ami.secret: is needed"),
+        (
+            'secret = "s3cret-2"',
+            'secret = "s"\nhost = "192.0.2.21"',
+            "tel-aviv.2 and eilat are both at 192.0.2.21:5038",
+        ),
         ("client_id = 20", "client = 20", "pbxes.0.client: there is no such setting (known: client_id, ami, pbx"),
         ("auto_answer = true", "timeout_s = 3", "pbxes.0.dialer.timeout_s: there is no such setting"),
         ('channel = "PJSIP/{ext}"', 'channel = "PJSIP"', "pbxes.0.dialer.channel: must be a channel"),

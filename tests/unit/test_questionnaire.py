@@ -60,7 +60,11 @@ def test_several_pbxes() -> None:
     del values["pbx"]
     values["pbxes"] = [
         {"client_id": "20", "ami": ami, "pbx": {"name": "haifa"}},
-        {"ami": ami, "pbx": {"name": "eilat"}, "cdr": {"recordings_dir": "/srv/eilat", "links_expire_s": 60}},
+        {
+            "ami": ami | {"port": 5039},
+            "pbx": {"name": "eilat"},
+            "cdr": {"recordings_dir": "/srv/eilat", "links_expire_s": 60},
+        },
     ]
     values["crm"]["clients"] = [
         {"client_id": "11", "extensions": ["801"], "pbx": "eilat"},

@@ -44,7 +44,9 @@ def test_what_is_not_followed_stays_as_it_was_and_is_named_again() -> None:
 def several(**pbxes: dict[str, Any]) -> Settings:
     """Settings with these PBXes; each by its sections."""
     entries = [
-        {"ami": OLD["ami"], **sections, "pbx": {"name": name, **sections.get("pbx", {})}}
+        sections
+        | {"ami": {"host": name, **OLD["ami"], **sections.get("ami", {})}}
+        | {"pbx": {"name": name, **sections.get("pbx", {})}}
         for name, sections in pbxes.items()
     ]
     return parse({"crm": OLD["crm"], "http": OLD["http"], "pbxes": entries}, source="a test")
