@@ -7,12 +7,15 @@ import asyncio
 import base64
 import json
 import signal
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import aiohttp
 import pytest
@@ -353,6 +356,25 @@ async def test_recordings_of_one_name_on_two_pbxes_are_two(
         assert (await ask(bridge, "/recordings/tiberias/in-0.wav"))[0] == 404
         assert (await ask(bridge, "/recordings/haifa/../eilat/in-0.wav"))[0] == 404
         assert (await ask(bridge, "/recordings/haifa/%2e%2e/eilat/in-0.wav"))[0] == 404
+
+
+async def test_each_pbx_has_its_own_time_zone(tmp_path: Path, pbxes: dict[str, SimulatedPbx]) -> None:
+    zones = {"haifa": "Asia/Jerusalem", "eilat": "UTC"}
+    of_pbx = {
+        name: f'[pbxes.cdr]\nsource = "{tmp_path}/{name}.csv"\ntimezone = "{zone}"' for name, zone in zones.items()
+    }
+    at = datetime.fromtimestamp(int(time.time()) - 60, UTC)
+    for name in zones:
+        (tmp_path / f"{name}.csv").write_text(line(record(int(at.timestamp()))))
+    async with daemon(await configure(tmp_path, pbxes, of_pbx=of_pbx)) as bridge:
+        await bridge.logged("cdr.stored", times=2)
+        walls = {}
+        for name, client in (("haifa", "20"), ("eilat", "10")):
+            _, answer = await ask(bridge, f"/calls?number=033004799&ClientId={client}")
+            (walls[name],) = [one["time"] for one in answer["result"]]
+    assert walls == {name: f"{at.astimezone(ZoneInfo(zone)):%Y-%m-%d %H:%M:%S}" for name, zone in zones.items()}
+    with closing(sqlite3.connect(tmp_path / "calls.db")) as connection:
+        assert dict(connection.execute("SELECT pbx, time FROM calls")) == walls, "as direct SQL has it"
 
 
 async def test_check_tries_each_pbx_and_names_it(tmp_path: Path, pbxes: dict[str, SimulatedPbx], crm: Receiver) -> None:
