@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,30 @@ async def test_the_same_ids_on_two_pbxes_are_two_calls_each_of_its_own_client(
     assert seen == {(pbx, source): count for pbx in pbxes for source, count in each.items()}
     outbox = json.loads((await output("outbox", "list", *arguments))[1])
     assert Counter(one["pbx"] for one in outbox) == {"haifa": 2, "eilat": 2}
+
+
+async def test_calls_of_the_same_ids_go_on_across_a_restart_each_with_its_own_client(
+    tmp_path: Path, pbxes: dict[str, SimulatedPbx], crm: Receiver
+) -> None:
+    call = trace("01_did_to_ext_answered")
+    at = call.raw.index(b"Event: DialEnd")
+    prefix = f"{time.time():.0f}.1-"
+    config = await configure(tmp_path, pbxes, crm)
+    async with daemon(config) as bridge:
+        await bridge.logged("ami.connected", times=2)
+        first = replace(call, raw=call.raw[:at])
+        await asyncio.gather(*(pbx.play(first, prefix=prefix, speed=10) for pbx in pbxes.values()))
+        await targets(crm, 2)
+        await bridge.logged("crm.confirmed", times=2)
+        bridge.process.send_signal(signal.SIGKILL)
+    async with daemon(config) as bridge:
+        await bridge.logged("ami.connected", times=2)
+        rest = replace(call, raw=call.raw[at:])
+        await asyncio.gather(*(pbx.play(rest, prefix=prefix, speed=10) for pbx in pbxes.values()))
+        told = await targets(crm, 4)
+    for client in ("10", "20"):
+        assert [target for target in told if f"ClientId={client}" in target] == of(client)
+    assert len(crm.targets) == 4
 
 
 async def test_a_pbx_that_is_away_is_no_trouble_to_the_other_and_is_taken_up_when_it_is_back(
