@@ -494,6 +494,9 @@ async def test_a_reload_follows_what_a_pbx_can_follow_and_names_the_rest(
         assert said["changed"] == ["pbxes.haifa.client_id"]
         await pbxes["haifa"].play(trace("01_did_to_ext_answered"), speed=10)
         assert await targets(crm, 2) == of("21")
+        await bridge.logged("cdr.stored")
+        _, answer = await ask(bridge, "/calls?number=033004799&ClientId=21")
+        assert len(answer["result"]) == 1, "the call list follows, too"
         name = '[pbxes.pbx]\n        name = "eilat"'
         said = await changed(bridge, config, name, f'[pbxes.dialer]\ncontext = "agents"\n{name}')
         assert said["changed"] == ["pbxes.eilat.dialer"]
