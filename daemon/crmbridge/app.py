@@ -119,8 +119,8 @@ class _Bridge:
             took=self._metrics.looked_up,
         )
         self._sender = build.sender(settings.crm, outbox, self._pulses.of("sender"), self._count)
-        records = Together(calls.add_by_pbx)
-        shared = Shared(outbox, self._sender, calls, records, self._clicks, self._metrics, self._pulses)
+        records, count = Together(calls.add_by_pbx), len(sites)
+        shared = Shared(outbox, self._sender, calls, records, self._clicks, self._metrics, self._pulses, count)
         self._exchanges = {site.pbx: Exchange(site, shared) for site in sites}
         self._dialing = Dialing(
             build.dialing_rules(settings),

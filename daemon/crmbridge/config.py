@@ -27,6 +27,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 
 from crmbridge.config_sources import (
     ENV_PREFIX,
+    SHORT_FORM,
     ConfigError,
     add_credentials,
     add_environment,
@@ -54,7 +55,7 @@ from crmbridge.config_values import (
     Username,
 )
 
-__all__ = ["DEFAULT_FILE", "ConfigError", "Settings", "load", "parse"]
+__all__ = ["DEFAULT_FILE", "SHORT_FORM", "ConfigError", "Settings", "load", "parse"]
 
 DEFAULT_FILE = Path("/etc/crmbridge/config.toml")
 
@@ -301,8 +302,14 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _short_form(cls, values: dict[str, Any]) -> dict[str, Any]:
-        return values if values.get("pbxes") else {"ami": {}, "pbx": {}, "cdr": {}, **values}
+    def _either_form(cls, values: dict[str, Any]) -> dict[str, Any]:
+        short = [name for name in SHORT_FORM if name in values]
+        if not values.get("pbxes"):
+            return {**{name: {} for name in SHORT_FORM}, **values}
+        if short:
+            both = ", ".join(f"[{name}] ({ENV_PREFIX}{name.upper()}__…)" for name in short)
+            raise ValueError(f"pbxes: there is {both}, too: name all PBXes in [[pbxes]], each with its own sections")
+        return values
 
     @model_validator(mode="after")
     def _tell_clients_apart(self) -> Self:
@@ -314,14 +321,14 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _tell_pbxes_apart(self) -> Self:
-        short = [name for name in ("ami", "pbx", "cdr") if getattr(self, name) is not None]
-        if self.pbxes and short:
-            both = ", ".join(f"[{name}]" for name in short)
-            raise ValueError(f"pbxes: there is {both}, too: name all PBXes in [[pbxes]], each with its own sections")
         names = [one.pbx.name for one in self.pbxes] or [self.pbx.name]
         for name in _twice(names):
             at = len(names) - 1 - names[::-1].index(name)
             raise ValueError(f"pbxes.{at}.pbx.name: {name!r} is another PBX's name, too: each needs its own")
+        places = [f"{one.ami.host}:{one.ami.port}" for one in self.pbxes]
+        for place in _twice(places):
+            one, other = [names[at] for at, there in enumerate(places) if there == place][:2]
+            raise ValueError(f"pbxes: {one} and {other} are both at {place}: each of its calls would be told twice")
         for at, client in enumerate(self.crm.clients):
             if client.pbx is not None and client.pbx not in names:
                 raise ValueError(f"crm.clients.{at}.pbx: there is no PBX {client.pbx!r} (known: {', '.join(names)})")
