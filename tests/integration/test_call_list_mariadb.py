@@ -126,6 +126,7 @@ EXPECTED = {
     ("calls", "calls_by_time", "time"),
     ("cdrs", "PRIMARY", "pbx,linkedid,uniqueid,sequence,dstchannel"),
     ("cdrs", "cdrs_by_start", "pbx,start_epoch_s"),
+    ("client_calls", "", ""),
     ("incoming_calls", "", ""),
     ("numbers", "PRIMARY", "id"),
     ("numbers", "numbers_by_key", "number_key"),
