@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from structlog.testing import capture_logs
@@ -153,6 +154,13 @@ async def test_a_cluster(cluster: galera.Cluster, subtests: pytest.Subtests) -> 
         await sql_access.apply(admin, sql_access.statements(reader, server, "crm"))
         users = "SELECT count(*) > 0 AS there FROM mysql.user WHERE user = 'crm'"
         assert await in_step(cluster, users) == {"there\n1\n"}
+
+    with subtests.test("and so is one client's, with its views"):
+        await sql_access.make_views(url(cluster, 1, 2))
+        client = replace(reader, name="crm_10")
+        await sql_access.apply(admin, sql_access.statements(client, server, "crm", "10"))
+        seen = await in_step(cluster, "SELECT count(*) = (SELECT count(*) FROM crm.calls) FROM crm_client_10.all_calls")
+        assert {one.split()[-1] for one in seen} == {"1"}
 
 
 async def enter(cluster: galera.Cluster, *order: int) -> None:

@@ -166,9 +166,10 @@ async def _see_that_it_is_usable(connection: asyncmy.Connection) -> None:
         # SHOW, which a node that has lost its cluster answers, too.
         await cursor.execute("SHOW GLOBAL STATUS LIKE 'wsrep_ready'")
         ready = await cursor.fetchone()
-        await cursor.execute("SHOW GLOBAL VARIABLES LIKE 'read_only'")
-        read_only = await cursor.fetchone()
-    if ready is not None and ready[1] == "OFF":
+        await cursor.execute("SHOW GLOBAL VARIABLES WHERE variable_name IN ('read_only', 'wsrep_on')")
+        found = {name.lower(): value for name, value in await cursor.fetchall()}
+    # A MariaDB without a cluster says of itself that it is not ready for one.
+    if ready is not None and ready[1] == "OFF" and found.get("wsrep_on") == "ON":
         raise OperationalError(NOT_IN_SYNC, "not in sync with its cluster")
-    if read_only is not None and read_only[1] not in {"OFF", "NO"}:
+    if found.get("read_only", "OFF") not in {"OFF", "NO"}:
         raise OperationalError(READ_ONLY, "read-only")
