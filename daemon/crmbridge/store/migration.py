@@ -9,7 +9,7 @@ It must not know what the tables are for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from secrets import randbelow
@@ -28,7 +28,7 @@ VERSIONS = "schema_versions"
 
 CLAIM_S = 10
 """After so many seconds we take it that whoever began to make the tables was killed."""
-_BEING_SET_UP = "is being set up by another crmbridge: wait a few seconds"
+BEING_SET_UP = "is being set up by another crmbridge: wait a few seconds"
 _TOO_OLD = f"UTC_TIMESTAMP(6) - INTERVAL {CLAIM_S} SECOND"
 
 _versions_tables = MetaData()
@@ -63,6 +63,27 @@ def make_views_anew(connection: Connection, schema: Schema) -> None:
         _create_views(connection, schema)
 
 
+def claimed_by_hand(schema: Schema, versions: str, statements: Sequence[str]) -> list[str]:
+    """These statements between those of the claim (see `_claimed`), for whoever runs them by another program.
+
+    The INSERT fails while somebody else has it, if it commits by itself: a COMMIT that comes after it was seen to
+    succeed on a second node of a cluster. `versions`: that table, in SQL.
+    """
+    claim, token = f"'{_claim(schema)}'", randbelow(2**31)
+    free = f"DELETE FROM {versions} WHERE component = {claim} AND"  # noqa: S608  # all of it is ours
+    take = f"INSERT INTO {versions} (component, version, changed_at) VALUES"
+    return [
+        f"{free} changed_at < {_TOO_OLD}",
+        f"{take} ({claim}, {token}, UTC_TIMESTAMP(6))",
+        *statements,
+        f"{free} version = {token}",
+    ]
+
+
+def _claim(schema: Schema) -> str:
+    return f"{schema.component}: being changed"
+
+
 def _migrate_one(connection: Connection, schema: Schema, now: datetime) -> None:
     found = _version(connection, schema)
     if found is not None and found >= schema.version:
@@ -94,10 +115,10 @@ def _claimed(connection: Connection, schema: Schema) -> Iterator[None]:
     """Be the only one to change these tables. Raises MigratingError where somebody else is.
 
     MariaDB bears being told to make tables by several at once, but not views: where two nodes of a Galera cluster (of
-    MariaDB 10.11) each make one, both hang, and with them all that anybody writes. Galera has no GET_LOCK, so the claim
-    is a row, of which one can be inserted.
+    MariaDB 10.11) each make the same one, or one makes a view and the other one of it, both hang, and with them all
+    that anybody writes. Galera has no GET_LOCK, so the claim is a row, of which one can be inserted.
     """
-    claim, token = f"{schema.component}: being changed", randbelow(2**31)
+    claim, token = _claim(schema), randbelow(2**31)
     claimed = _versions.c.component == claim
     ours = claimed & (_versions.c.version == token)
     connection.execute(_versions.delete().where(claimed, _versions.c.changed_at < text(_TOO_OLD)))
@@ -105,9 +126,9 @@ def _claimed(connection: Connection, schema: Schema) -> Iterator[None]:
         connection.execute(_versions.insert().values(component=claim, version=token, changed_at=func.utc_timestamp(6)))
         connection.exec_driver_sql("COMMIT")
     except IntegrityError:
-        raise MigratingError(_BEING_SET_UP) from None
+        raise MigratingError(BEING_SET_UP) from None
     if _seen_by_all(connection, select(_versions.c.version).where(claimed)) != token:
-        raise MigratingError(_BEING_SET_UP)  # two nodes took both for the first
+        raise MigratingError(BEING_SET_UP)  # two nodes took both for the first
     try:
         yield
     except BaseException:

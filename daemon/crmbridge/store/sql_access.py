@@ -23,7 +23,7 @@ from crmbridge.store import mysql
 from crmbridge.store.async_engine import AsyncConnection
 from crmbridge.store.call_tables import CLIENT_CALLS, SCHEMA, VIEWS
 from crmbridge.store.engine import explain, make_engine
-from crmbridge.store.migration import make_views_anew
+from crmbridge.store.migration import BEING_SET_UP, VERSIONS, claimed_by_hand, make_views_anew
 from crmbridge.store.schema import StoreError, mysql_code
 from crmbridge.store.servers import address
 
@@ -37,6 +37,8 @@ _LOCAL = "localhost"
 _LOOPBACK = (ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1"))
 _MAY_NOT = {1044, 1142, 1227, 1410}
 """Access denied, in four ways."""
+_CLAIMED = {1062, 1213}
+"""ER_DUP_ENTRY, and the same at another node of a cluster: nothing else of ours can be there already."""
 _LONGEST_NAME, _LONGEST_USER = 64, 32
 """Characters; of a user in MySQL, MariaDB takes more."""
 _WHOSE = {"outgoing_calls": " AND incoming = 0", "incoming_calls": " AND incoming = 1", "all_calls": ""}
@@ -120,11 +122,12 @@ async def _run(url: str | URL, statements: Sequence[str]) -> list[list[tuple[obj
 
 async def _connected(url: str | URL, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
     try:
-        engine = make_engine(address(url), connections=1)
+        # Each statement commits by itself, as where `mariadb` reads them: see claimed_by_hand.
+        engine = make_engine(address(url), connections=1, only_reads=True)
     except ArgumentError:
         raise StoreError("that is no database address: mysql+asyncmy://USER:PASSWORD@HOST/") from None
     try:
-        async with asyncio.timeout(LIMIT_S), engine.begin() as connection:
+        async with asyncio.timeout(LIMIT_S), engine.connect() as connection:
             return await work(connection)
     except StoreError as error:
         raise StoreError(f"{mysql.shown(engine.url)} {error}") from None
@@ -134,6 +137,8 @@ async def _connected(url: str | URL, work: Callable[[AsyncConnection], Awaitable
         words = explain(error)
         if mysql_code(error) in _MAY_NOT:
             words = "does not let this user make users: name one who may (--admin), or hand the statements to its root"
+        if mysql_code(error) in _CLAIMED:
+            words = BEING_SET_UP
         raise StoreError(f"{mysql.shown(engine.url)} {words}") from None  # a statement may hold the password
     finally:
         await engine.dispose()
@@ -196,26 +201,32 @@ def _client_views(server: Server, database: str, client_id: str) -> list[str]:
     own, whose = name(client_database(database, client_id)), f"client_id = {quoted(client_id)}"
     query = f"SELECT {_SHOWN} FROM {name(database)}.{name(CLIENT_CALLS)} WHERE {whose}"  # noqa: S608  # quoted
     create = f"CREATE OR REPLACE DEFINER = {server.account} SQL SECURITY DEFINER VIEW"
-    made = [f"CREATE DATABASE IF NOT EXISTS {own} CHARACTER SET utf8mb4"]
-    return made + [f"{create} {own}.{name(view)} AS {query}{_WHOSE[view]}" for view in VIEWS]
+    return [f"{create} {own}.{name(view)} AS {query}{_WHOSE[view]}" for view in VIEWS]
+
+
+def _claimed(database: str, statements: Sequence[str]) -> list[str]:
+    """While nobody else does the like: in a cluster CREATE DATABASE and GRANT hang beside CREATE VIEW, too."""
+    return claimed_by_hand(SCHEMA, f"{name(database)}.{name(VERSIONS)}", statements)
 
 
 def removal(reader: Reader, database: str, client_id: str | None) -> list[str]:
     """What takes the user away again, and its client's views."""
     accounts = [f"{quoted(reader.name)}@{quoted(host.pattern)}" for host in reader.hosts]
-    gone = [*_SESSION, *(f"DROP USER IF EXISTS {account}" for account in accounts)]
+    gone = [f"DROP USER IF EXISTS {account}" for account in accounts]
     if client_id is not None:
         own = name(client_database(database, client_id))
         gone += [f"DROP VIEW IF EXISTS {own}.{name(view)}" for view in VIEWS]
-    return gone
+    return [*_SESSION, *_claimed(database, gone)]
 
 
 def statements(reader: Reader, server: Server, database: str, client_id: str | None = None) -> list[str]:
     """What makes the user, or makes it what it should be, whatever it was before; and one client's views."""
     if client_id is None:
-        return [*_SESSION, *_user(reader, server, database)]
-    views = _client_views(server, database, client_id)
-    return [*_SESSION, *views, *_user(reader, server, client_database(database, client_id))]
+        return [*_SESSION, *_claimed(database, _user(reader, server, database))]
+    own = client_database(database, client_id)
+    made = [f"CREATE DATABASE IF NOT EXISTS {name(own)} CHARACTER SET utf8mb4"]
+    made += [*_client_views(server, database, client_id), *_user(reader, server, own)]
+    return [*_SESSION, *_claimed(database, made)]
 
 
 def _user(reader: Reader, server: Server, database: str) -> list[str]:
