@@ -66,8 +66,7 @@ def make_views_anew(connection: Connection, schema: Schema) -> None:
 def claimed_by_hand(schema: Schema, versions: str, statements: Sequence[str]) -> list[str]:
     """These statements between those of the claim (see `_claimed`), for whoever runs them by another program.
 
-    The INSERT fails while somebody else has it, if it commits by itself: a COMMIT that comes after it was seen to
-    succeed on a second node of a cluster. `versions`: that table, in SQL.
+    The INSERT fails while somebody else has it. Each commits by itself. `versions`: that table, in SQL.
     """
     claim, token = f"'{_claim(schema)}'", randbelow(2**31)
     free = f"DELETE FROM {versions} WHERE component = {claim} AND"  # noqa: S608  # all of it is ours
@@ -124,7 +123,7 @@ def _claimed(connection: Connection, schema: Schema) -> Iterator[None]:
     connection.execute(_versions.delete().where(claimed, _versions.c.changed_at < text(_TOO_OLD)))
     try:
         connection.execute(_versions.insert().values(component=claim, version=token, changed_at=func.utc_timestamp(6)))
-        _commit(connection)
+        connection.exec_driver_sql("COMMIT")
     except IntegrityError:
         raise MigratingError(BEING_SET_UP) from None
     if _seen_by_all(connection, select(_versions.c.version).where(claimed)) != token:
@@ -132,23 +131,11 @@ def _claimed(connection: Connection, schema: Schema) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with suppress(SQLAlchemyError, MigratingError):  # where the connection is gone, the claim ends by itself
+        with suppress(SQLAlchemyError):  # where the connection is gone, the claim ends by itself
             connection.execute(_versions.delete().where(ours))
-            _commit(connection)
+            connection.exec_driver_sql("COMMIT")
         raise
     connection.execute(_versions.delete().where(ours))
-
-
-def _commit(connection: Connection) -> None:
-    """By the driver's own means, in the middle of a transaction of SQLAlchemy's. Raises MigratingError.
-
-    COMMIT sent as any statement was told a success where Galera had undone the transaction for another node's: twice in
-    2,000 of three nodes at once that had each done some DDL before, and never in this way (MariaDB 10.11.19).
-    """
-    try:
-        connection.connection.commit()
-    except connection.dialect.loaded_dbapi.Error as error:
-        raise MigratingError(BEING_SET_UP) from error
 
 
 def _seen_by_all(connection: Connection, query: Select[Any]) -> int | None:

@@ -138,10 +138,11 @@ class Servers:
         Whoever waits sets a limit, too, but Python 3.11's wait_for, by which asyncmy connects, forgets a cancellation
         that comes as the TCP connection is made (gh-86296), and then waits for a silent server's greeting for ever.
         """
-        import asyncmy  # noqa: PLC0415  # see `connected`
         from asyncmy.errors import OperationalError  # noqa: PLC0415  # see `connected`
 
-        connect = self._connect or asyncmy.connect
+        from crmbridge.store import driver  # noqa: PLC0415  # see `connected`
+
+        connect = self._connect or driver.connected
         limit_s = CONNECT_EACH_S if self.several else CONNECT_S
         try:
             async with asyncio.timeout(limit_s):
