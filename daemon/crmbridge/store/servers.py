@@ -138,10 +138,11 @@ class Servers:
         Whoever waits sets a limit, too, but Python 3.11's wait_for, by which asyncmy connects, forgets a cancellation
         that comes as the TCP connection is made (gh-86296), and then waits for a silent server's greeting for ever.
         """
-        import asyncmy  # noqa: PLC0415  # see `connected`
         from asyncmy.errors import OperationalError  # noqa: PLC0415  # see `connected`
 
-        connect = self._connect or asyncmy.connect
+        from crmbridge.store import driver  # noqa: PLC0415  # see `connected`
+
+        connect = self._connect or driver.connected
         limit_s = CONNECT_EACH_S if self.several else CONNECT_S
         try:
             async with asyncio.timeout(limit_s):
@@ -166,9 +167,10 @@ async def _see_that_it_is_usable(connection: asyncmy.Connection) -> None:
         # SHOW, which a node that has lost its cluster answers, too.
         await cursor.execute("SHOW GLOBAL STATUS LIKE 'wsrep_ready'")
         ready = await cursor.fetchone()
-        await cursor.execute("SHOW GLOBAL VARIABLES LIKE 'read_only'")
-        read_only = await cursor.fetchone()
-    if ready is not None and ready[1] == "OFF":
+        await cursor.execute("SHOW GLOBAL VARIABLES WHERE variable_name IN ('read_only', 'wsrep_on')")
+        found = {name.lower(): value for name, value in await cursor.fetchall()}
+    # A MariaDB without a cluster says of itself that it is not ready for one.
+    if ready is not None and ready[1] == "OFF" and found.get("wsrep_on") == "ON":
         raise OperationalError(NOT_IN_SYNC, "not in sync with its cluster")
-    if read_only is not None and read_only[1] not in {"OFF", "NO"}:
+    if found.get("read_only", "OFF") not in {"OFF", "NO"}:
         raise OperationalError(READ_ONLY, "read-only")
