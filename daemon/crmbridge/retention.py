@@ -7,9 +7,10 @@ the call list's database. Each kind by itself: while one place refuses, the othe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import structlog
 
@@ -49,8 +50,8 @@ class Keeps:
     """None: for good."""
     callbacks_live_s: float
     """For how long a callback is sent."""
-    records_elsewhere: bool
-    """The PBX keeps its call records, so that we needn't."""
+    records_elsewhere: Mapping[str, bool]
+    """By PBX: whether it keeps its call records, so that we needn't."""
 
 
 Step = Callable[[], Awaitable[int]]
@@ -63,7 +64,6 @@ class Retention:
     def __init__(
         self,
         *,
-        pbx: str,
         outbox: Outbox,
         clicks: ClickStore,
         calls: CallList,
@@ -71,7 +71,6 @@ class Retention:
         claims: Claims | None = None,
     ) -> None:
         """`keeps` is asked each time."""
-        self._pbx = pbx
         self._outbox = outbox
         self._clicks = clicks
         self._calls = calls
@@ -109,10 +108,10 @@ class Retention:
         calls_before = now - timedelta(days=keeps.calls_days) if keeps.calls_days else None
         if calls_before is not None:
             yield "calls", lambda: self._calls.prune_calls(calls_before)
-        # Events are the only records there are; they are kept as long as their call.
-        records_before = now - timedelta(days=RECORDS_DAYS) if keeps.records_elsewhere else calls_before
-        if records_before is not None:
-            yield "records", lambda: self._calls.prune_records(self._pbx, records_before)
+        for pbx, elsewhere in keeps.records_elsewhere.items():
+            # Events are the only records there are; they are kept as long as their call.
+            records_before = now - timedelta(days=RECORDS_DAYS) if elsewhere else calls_before
+            if records_before is not None:
+                yield "records", partial(self._calls.prune_records, pbx, records_before)
         if self._claims is not None and self._claims.trouble is None:
-            claims, claims_s = self._claims, max(CLAIMS_S, 2 * keeps.callbacks_live_s)
-            yield "claims", lambda: claims.prune(claims_s)
+            yield "claims", partial(self._claims.prune, max(CLAIMS_S, 2 * keeps.callbacks_live_s))

@@ -311,7 +311,7 @@ async def test_who_stops_puts_down_what_it_told(fresh: Fresh) -> None:
 
 
 def click(name: str) -> Click:
-    return Click(name, "10", "777", "0529876543", 0.0)
+    return Click(name, "10", "777", "0529876543", "pbx", 0.0)
 
 
 def clicks(claims: Claims, window_s: float = 10.0) -> ClickClaims:

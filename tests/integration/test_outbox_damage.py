@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
-from tests.integration.test_outbox import AT, ATTEMPT, ring, stored_again
+from tests.integration.test_outbox import AT, ATTEMPT, disconnect, ring, stored_again
 
 from crmbridge.calls.events import State
 from crmbridge.store import recovery
@@ -203,10 +203,10 @@ async def test_rows_that_cannot_be_are_left_out(file: Path) -> None:
 
 async def test_a_newer_file_is_a_downgrade_and_no_damage(file: Path) -> None:
     with closing(sqlite3.connect(file)) as connection:
-        connection.execute("UPDATE schema_versions SET version = 99")
+        connection.execute("UPDATE schema_versions SET version = 99, works_with = 99")
         connection.commit()
     before = file.read_bytes()
-    with pytest.raises(StoreError, match=r"newer crmbridge \(outbox version 99.*install the newer crmbridge again"):
+    with pytest.raises(StoreError, match=r"newer crmbridge \(outbox version 99.*upgrade this bridge"):
         async with open_outbox(file):
             pass
     assert file.read_bytes() == before
@@ -262,7 +262,7 @@ async def test_damage_found_while_running_is_mended_while_callbacks_go_on(file: 
     with capture_logs() as logs:
         async with open_outbox(file, disk_retry_s=0.05) as outbox:
             waiting = await outbox.waiting()
-            outbox._engine.dispose()  # what SQLite holds in memory would hide the damage
+            await disconnect(outbox)  # what SQLite holds in memory would hide the damage
             overwrite(file, 12 * PAGE, 5 * PAGE)
             overwrite(file, file.stat().st_size - 3 * PAGE, 3 * PAGE)
             now = AT + timedelta(hours=1)
@@ -286,7 +286,7 @@ async def test_damage_found_while_running_is_mended_while_callbacks_go_on(file: 
 
 async def test_damage_that_only_a_reader_meets_is_mended_too(file: Path) -> None:
     async with open_outbox(file, disk_retry_s=0.05) as outbox:
-        outbox._engine.dispose()
+        await disconnect(outbox)
         overwrite(file, 0, PAGE)
         with capture_logs() as logs:
             assert await outbox.changes() is None

@@ -32,6 +32,7 @@ from crmbridge.web import recordings as served
 from crmbridge.web.access import Access
 from crmbridge.web.links import Links
 from crmbridge.web.recordings import Recordings
+from crmbridge.web.recordings_by_pbx import RecordingsByPbx
 
 NOW_S = 1795413177.0
 SOUND = bytes(range(256)) * 40
@@ -289,13 +290,30 @@ async def test_the_call_list_links_to_its_recordings(monitor: Path) -> None:
     rows = [ROW._replace(filename=NAME), ROW._replace(filename=f"{monitor}/{DAY}/{OTHER}"), ROW]
     page = Page([*rows, ROW._replace(filename="/etc/passwd")], None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tests.integration.test_web.link", recordings.link)
-        async with running(extra=[recordings]) as site:
+        of_all = RecordingsByPbx({ROW.pbx: recordings})
+        patch.setattr("tests.integration.test_web.link", of_all.link)
+        async with running(extra=[of_all]) as site:
             site.calls.page = page
             result = json.loads((await site.ask("/calls?number=1")).body)["result"]
             assert ["link" in line for line in result] == [True, True, False, False]
             bodies = [(await site.ask(line["link"], auth=None)).body for line in result[:2]]
     assert bodies == [SOUND, SOUND[::-1]]
+
+
+async def test_a_pbx_may_have_any_name(monitor: Path) -> None:
+    name = "תל אביב %2F?#"
+    recordings = Recordings(folder=monitor, links=Links(b"k" * 32, expire_s=3600), prefix=f"{name}/", clock=Clock())
+    of_all = RecordingsByPbx(
+        {"haifa": Recordings(folder=monitor.parent, links=Links(b"k", expire_s=1)), name: recordings}
+    )
+    async with running(extra=[of_all]) as site:
+        for filename in (f"{name}/{NAME}", NAME, f"{name}{monitor}/{DAY}/{NAME}"):
+            link = of_all.link(filename, "10", name)
+            assert link is not None
+            answer = await site.ask(link, auth=None)
+            assert (answer.status, answer.body) == (200, SOUND)
+        assert (await site.ask(f"/recordings/{quote(name)}/{NAME}")).body == SOUND
+        assert of_all.link(NAME, "10", "acre") is None
 
 
 async def test_a_link_opens_one_recording_for_a_while(desk: Desk) -> None:
