@@ -167,7 +167,7 @@ async def test_a_bridge_that_is_taken_back_goes_on_with_what_the_newer_one_has_m
         assert version_of(file) == (schema.version, FILES[file.name].works_with)
     async with open_outbox(tmp_path / "outbox.db") as outbox:
         assert await outbox.waiting() == []
-    async with clicks.open_clicks(tmp_path / "clicks.db", pbx="pbx") as trail:
+    async with clicks.open_clicks(tmp_path / "clicks.db") as trail:
         assert [one.news.outcome for one in await trail.listing()] == [Outcome.ANSWERED]
     assert rows(tmp_path / "outbox.db")["callbacks"] == 3
 
