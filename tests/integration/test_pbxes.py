@@ -406,7 +406,7 @@ async def test_check_tries_each_pbx_and_names_it(tmp_path: Path, pbxes: dict[str
     config = await configure(tmp_path, pbxes, crm)
     _, said = await output("check", "--json", "--config", str(config))
     shared = {"settings", "outbox", "disk", "call list", "CRM", "clock", "dialer"}
-    own = set(checks.LINKS) - shared - {"recordings", "TLS"}
+    own = set(checks.LINKS) - shared - {"claims", "recordings", "TLS"}
     links = {link["link"]: link for link in json.loads(said)}
     assert set(links) == shared | {f"{pbx}: {link}" for pbx in pbxes for link in own}
     assert "Asterisk of haifa" in links["clock"]["found"]
