@@ -165,6 +165,7 @@ async def test_attempts_and_outcomes(file: Path) -> None:
             State.CONFIRMED: 1,
             State.REFUSED: 0,
             State.EXPIRED: 0,
+            State.BY_PEER: 0,
         }
         assert not await outbox.record(999, ATTEMPT, State.QUEUED, later), "there is none of that number"
 
