@@ -92,7 +92,7 @@ class Node(Server):
         """How far it had come when it was ended: the number of its last write set."""
         return int(self._position().rpartition(":")[2])
 
-    def may_begin(self, may: bool) -> None:  # noqa: FBT001
+    def may_begin(self, *, may: bool) -> None:
         """Say whether it may make the cluster anew, as its administrator would."""
         state = self._folder / "data" / "grastate.dat"
         text = state.read_text(encoding="ascii")
@@ -137,16 +137,14 @@ class Cluster:
             settings.write_text(_settings(places, number), encoding="ascii")
             like = folder / "0" / "data" if number else None
             self.nodes.append(
-                Node(
-                    own, place.network, host=place.host, port=place.port, options=_SMALL, settings=settings, like=like
-                )
+                Node(own, place.network, host=place.host, port=place.port, options=_SMALL, settings=settings, like=like)
             )
             if number == 0:
                 # It makes the cluster, and ends: the others begin with a copy of what it has.
                 self.nodes[0].start("--wsrep-new-cluster")
                 self.nodes[0].stop()
         for node in self.nodes[1:]:
-            node.may_begin(False)
+            node.may_begin(may=False)
 
     def start(self) -> None:
         """Start all; when this returns all are in sync."""
@@ -158,7 +156,7 @@ class Cluster:
         """Start all after all were killed: the one that had come furthest makes the cluster anew."""
         first = max(self.nodes, key=Node.progress)
         for node in self.nodes:
-            node.may_begin(node is first)
+            node.may_begin(may=node is first)
         first.begin()
         for node in self.nodes:
             if node is not first:

@@ -95,11 +95,13 @@ class Server:
 
 
 @contextmanager
-def server(network: Network | None = None, *, port: int | None = None, options: Sequence[str] = ()) -> Iterator[Server]:
+def server(
+    network: Network | None = None, *, host: str = "127.0.0.1", port: int | None = None, options: Sequence[str] = ()
+) -> Iterator[Server]:
     """A server that runs, in a folder of its own; see `running`."""
     # Not the test's own temporary folder: the path of a socket may be 107 bytes long.
     with tempfile.TemporaryDirectory(prefix="crmbridge-db.", ignore_cleanup_errors=True) as folder:
-        one = Server(Path(folder), network, port=port, options=options)
+        one = Server(Path(folder), network, host=host, port=port, options=options)
         one.start()
         try:
             yield one
@@ -109,14 +111,14 @@ def server(network: Network | None = None, *, port: int | None = None, options: 
 
 @contextmanager
 def running(
-    network: Network | None = None, *, port: int | None = None, options: Sequence[str] = ()
+    network: Network | None = None, *, host: str = "127.0.0.1", port: int | None = None, options: Sequence[str] = ()
 ) -> Iterator[Database]:
-    """A server on 127.0.0.1, in a network of the lab or (None, any user) in this process's own.
+    """A server in a network of the lab or (None, any user) in this process's own.
 
-    `port`: 3307 in a network, one that is free in this process's own, where nothing else is said. `options`: more of
-    the server's. Raises DatabaseError.
+    `host`: the address it listens on. `port`: 3307 in a network, one that is free in this process's own, where nothing
+    else is said. `options`: more of the server's. Raises DatabaseError.
     """
-    with server(network, port=port, options=options) as one:
+    with server(network, host=host, port=port, options=options) as one:
         yield one.database
 
 

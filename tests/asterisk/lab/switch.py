@@ -1,8 +1,7 @@
 """Machines, each with a network namespace and an address of its own, joined by a switch whose links can be cut.
 
-The switch is a Linux bridge in one more namespace; nothing of it is seen on this host, and it is gone with the process.
-A link that is cut is silent: what is sent over it vanishes, in both directions, ARP and addresses that move included, as
-if the cable between the two were out; nobody is told.
+The switch is a Linux bridge in one more namespace; nothing of it is seen on this host, and it ends with the process.
+A link that is cut is silent: what is sent over it vanishes, in both directions, and nobody is told.
 """
 
 from __future__ import annotations
