@@ -30,6 +30,7 @@ from crmbridge.pbx.ami import ActionTimeoutError, ConnectionLostError, NotConnec
 from crmbridge.retention import Keeps, Retention
 from crmbridge.standing import Standing
 from crmbridge.store.call_list import CallList
+from crmbridge.store.claims import Claims
 from crmbridge.store.clicks import ClickStore, open_clicks
 from crmbridge.store.outbox import Outbox, open_outbox
 from crmbridge.store.outbox_sql import Which
@@ -78,7 +79,8 @@ async def run(
         calls = await stack.enter_async_context(build.call_list(settings, rows, for_daemon=True))
         path = settings.store.state_dir / CLICKS
         clicks = await stack.enter_async_context(open_clicks(path, pbx=settings.pbx.name))
-        bridge = _Bridge(settings, outbox, calls, clicks, endpoints, numbers)
+        claims = await stack.enter_async_context(build.claims(settings))
+        bridge = _Bridge(settings, outbox, calls, clicks, endpoints, numbers, claims)
         await bridge.run(stop, http or settings.http.listen, manager, reloads)
 
 
@@ -102,8 +104,10 @@ class _Bridge:
         clicks: ClickStore,
         endpoints: Endpoints,
         numbers: Numbers,
+        claims: Claims | None,
     ) -> None:
         self._settings = settings
+        self._claims = claims
         self._clicks = Clicks(store=clicks, calls=ClickCalls(longest_ring_s=settings.dialer.timeout_s + UNSEEN_CLICK_S))
         self._phones = PhoneStates()
         self._retention = Retention(pbx=settings.pbx.name, outbox=outbox, clicks=clicks, calls=calls, keeps=self._keeps)
@@ -132,7 +136,7 @@ class _Bridge:
             link=self._recordings.link if self._recordings is not None else no_link,
             took=self._metrics.looked_up,
         )
-        self._sender = build.sender(settings.crm, outbox, self._pulses.of("sender"), self._count)
+        self._sender = build.sender(settings.crm, outbox, self._pulses.of("sender"), self._count, claims)
         self._records = build.call_records(settings, calls)
         others: dict[str, Callable[[Frame], None]] = {
             "Cdr": self._records.take,
@@ -197,6 +201,7 @@ class _Bridge:
         except StoreError as error:
             log.error("bridge.clicks_unreadable", reason=str(error), effect="how earlier clicks ended is not recorded")
         async with asyncio.TaskGroup() as tasks:
+            claims = tasks.create_task(self._claims.run(), name="claims") if self._claims else None
             sender = tasks.create_task(self._sender.run(), name="sender")
             records = tasks.create_task(self._records.run(), name="records")
             clicks = tasks.create_task(self._clicks.run(), name="clicks")
@@ -223,6 +228,9 @@ class _Bridge:
             for part, task in parts:
                 part.stop()
                 await task
+            if self._claims is not None and claims is not None:
+                self._claims.stop()
+                await claims
         log.info("bridge.stopped")
 
     async def _recall(self) -> list[Delivery]:

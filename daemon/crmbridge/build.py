@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Collection
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext, suppress
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import partial
 from pathlib import Path
@@ -46,6 +46,7 @@ from crmbridge.pbx.cdr_table import CdrTable
 from crmbridge.pbx.wire import Frame
 from crmbridge.records import EventRecords, Source, Store
 from crmbridge.store.call_list import CallList, Rows, open_call_list
+from crmbridge.store.claims import Claims, open_claims
 from crmbridge.store.engine import sqlite_url
 from crmbridge.store.key import lasting_key
 from crmbridge.store.recovery import begin_anew
@@ -197,6 +198,7 @@ def sender(
     outbox: Outbox,
     alive: Callable[[float], None] = lambda within_s: None,  # noqa: ARG005
     on_outcome: Callable[[Delivery, State, float], None] | None = None,
+    claims: Claims | None = None,
 ) -> Sender:
     """Sends to the CRM."""
     settings = SenderSettings(
@@ -206,7 +208,20 @@ def sender(
         ring_expires_s=crm.ring_expires_s,
         answer_expires_s=crm.answer_expires_s,
     )
-    return Sender(settings, outbox, on_outcome=on_outcome, alive=alive)
+    return Sender(settings, outbox, on_outcome=on_outcome, alive=alive, claims=claims)
+
+
+def claims(
+    settings: Settings,
+    took: Callable[[float], None] = lambda seconds: None,  # noqa: ARG005
+) -> AbstractAsyncContextManager[Claims | None]:
+    """What is shared with another bridge on the same PBXes; None where this one is alone. Raises StoreError."""
+    ours, url = settings.claims, settings.store.url
+    if ours.bridge is None or url is None:
+        return nullcontext()
+    return open_claims(
+        url.get_secret_value(), bridge=ours.bridge, timeout_s=ours.timeout_s, lease_s=ours.lease_s, took=took
+    )
 
 
 def ami(

@@ -278,6 +278,15 @@ class StoreSettings(Section):
     """None: for good."""
 
 
+class ClaimSettings(Section):
+    """Two bridges on the same PBXes: who tells what is settled in the database of store.url."""
+
+    bridge: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,32}$")] | None = None
+    """This bridge's name; None: it is alone."""
+    timeout_s: PositiveFloat = 2
+    lease_s: PositiveFloat = 2
+
+
 class CdrSettings(Section):
     """Where call records come from."""
 
@@ -315,6 +324,7 @@ class Settings(BaseSettings):
     http: HttpSettings
     dialer: DialerSettings = DialerSettings()
     store: StoreSettings = StoreSettings()
+    claims: ClaimSettings = ClaimSettings()
     cdr: CdrSettings = CdrSettings()
     log: LogSettings = LogSettings()
 
@@ -324,6 +334,15 @@ class Settings(BaseSettings):
         names = [self.http.username, *(name for name, _ in users)]
         for name in sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"crm.clients: username {name!r} is another client's or http.username: each needs its own")
+        return self
+
+    @model_validator(mode="after")
+    def _share_a_database(self) -> Self:
+        url = self.store.url.get_secret_value() if self.store.url else ""
+        if self.claims.bridge is not None and not url.startswith("mysql+asyncmy://"):
+            raise ValueError(
+                "claims.bridge: needs store.url to be mysql+asyncmy://…, a database that both bridges share"
+            )
         return self
 
     @classmethod

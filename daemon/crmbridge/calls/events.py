@@ -51,6 +51,8 @@ class State(StrEnum):
     CONFIRMED = "confirmed"
     REFUSED = "refused"
     EXPIRED = "expired"
+    BY_PEER = "by_peer"
+    """Another bridge on the same PBX has told it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,17 @@ def judge(status: int, body: bytes, location: str | None = None) -> Verdict:
     return Verdict(Answer.RETRY, shown)
 
 
+def about(event: CallEvent) -> dict[str, str]:
+    """What a line of the log says of it."""
+    return {
+        "linkedid": event.linkedid,
+        "extension": event.extension,
+        "number": event.number,
+        "client_id": event.client_id,
+        "operation": event.kind.value,
+    }
+
+
 def excerpt(body: bytes) -> str:
     """The first characters of an answer, on one line and with nothing that moves a terminal's cursor."""
     text = body[: EXCERPT_CHARS * 4].decode("utf-8", "replace").strip("\ufeff \t\r\n")

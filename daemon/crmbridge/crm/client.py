@@ -7,10 +7,12 @@ a reason as it stands in the settings, since it may hold a password.
 
 from __future__ import annotations
 
+import socket
 import ssl
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Self
 
 import aiohttp
@@ -32,6 +34,15 @@ IDLE_CONNECTION_S = 4.0
 than Apache's KeepAliveTimeout of 5 s, so that a callback isn't sent into a connection that is just being closed."""
 
 
+DEAD_S = 2.0
+"""Where another bridge may have a better line to the CRM: for so long it may leave unanswered that we connect, or
+unacknowledged what we send. A CRM that is slow, but there, acknowledges at once."""
+
+
+class NotAllowedError(Exception):
+    """The request was not sent: when its turn came, it might not be any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What came of one request."""
@@ -48,26 +59,37 @@ class Outcome:
 class CrmClient:
     """Keeps connections to the CRM. To be made and used within a running event loop, and closed."""
 
-    def __init__(self, url: str, timeout_s: float, ssl_context: ssl.SSLContext | None, connections: int) -> None:
+    def __init__(
+        self,
+        url: str,
+        timeout_s: float,
+        ssl_context: ssl.SSLContext | None,
+        connections: int,
+        *,
+        dead_s: float | None = None,
+    ) -> None:
         """`timeout_s` is for the whole request. Without `ssl_context`, the system's certificates are trusted.
 
-        Raises ValueError when `url` can't be used.
+        `dead_s`: after so long without a sign from the CRM's machine the line counts as dead. Raises ValueError when
+        `url` can't be used.
         """
         check_url(url)
         self._url = url
         self._timeout_s = timeout_s
+        self._connect_s = min(dead_s or CONNECT_TIMEOUT_S, timeout_s)
         self._server = yarl.URL(url).host or ""
         self._connector = aiohttp.TCPConnector(
             limit=connections,
             ssl=ssl_context or True,
             keepalive_timeout=IDLE_CONNECTION_S,
             resolver=Resolver(),
+            socket_factory=_watched(dead_s) if dead_s is not None else None,
         )
         self._session = aiohttp.ClientSession(
             connector=self._connector,
             # Nothing that one answer sets may change the next request.
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
+            timeout=aiohttp.ClientTimeout(total=timeout_s, connect=self._connect_s),
             headers={
                 "User-Agent": f"crmbridge/{__version__}",
                 "Accept": "application/json",
@@ -75,15 +97,20 @@ class CrmClient:
             },
             # A small compressed answer can unfold into gigabytes: _unpacked() does it within limits.
             auto_decompress=False,
+            trace_configs=[_asking()] if dead_s is not None else None,
         )
         # aiohttp would send a GET again, by itself and at once, when the connection breaks: every request here is
         # counted, recorded and followed by a pause instead. There is no public switch.
         self._session._retry_connection = False  # noqa: SLF001 (see above)
 
-    async def send(self, event: CallEvent) -> Outcome:
-        """Tell the CRM, once."""
+    async def send(self, event: CallEvent, allowed: Callable[[], bool] | None = None) -> Outcome:
+        """Tell the CRM, once.
+
+        `allowed` is asked right before the request goes out, on a connection that is there: making one takes its time.
+        Raises NotAllowedError where it says no.
+        """
         try:
-            return await self._send(event)
+            return await self._send(event, allowed)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             if isinstance(error, aiohttp.ClientConnectorError):
                 self._connector.clear_dns_cache()  # the CRM may have moved
@@ -103,10 +130,11 @@ class CrmClient:
         """Close all connections."""
         await self.close()
 
-    async def _send(self, event: CallEvent) -> Outcome:
+    async def _send(self, event: CallEvent, allowed: Callable[[], bool] | None) -> Outcome:
         url = yarl.URL(request_url(self._url, event), encoded=True)
         headers = {"Idempotency-Key": idempotency_key(event)}
-        async with self._session.get(url, headers=headers, allow_redirects=False) as response:
+        get = self._session.get(url, headers=headers, allow_redirects=False, trace_request_ctx=allowed)
+        async with get as response:
             status = response.status
             body = await _read(response)
             if body is None:
@@ -122,7 +150,7 @@ class CrmClient:
             case aiohttp.ClientConnectorError():
                 words = _no_connection(server, error)
             case aiohttp.ConnectionTimeoutError():
-                words = f"no connection to {server} within {min(CONNECT_TIMEOUT_S, self._timeout_s):g} s"
+                words = f"no connection to {server} within {self._connect_s:g} s"
             case TimeoutError():
                 words = f"no whole answer from {server} within {self._timeout_s:g} s (crm.timeout_s)"
             case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
@@ -134,6 +162,32 @@ class CrmClient:
             case _:
                 words = f"{type(error).__name__}: {printable(str(error))}"
         return words
+
+
+def _watched(dead_s: float) -> Callable[[aiohttp.AddrInfoType], socket.socket]:
+    """Makes sockets on which what the other end doesn't acknowledge in time is an error."""
+
+    def made(address: aiohttp.AddrInfoType) -> socket.socket:
+        family, kind, proto, _, _ = address
+        made = socket.socket(family, kind, proto)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(dead_s * 1000))
+        return made
+
+    return made
+
+
+def _asking() -> aiohttp.TraceConfig:
+    """Asks what `send` was handed before a request's first byte."""
+
+    async def ask(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
+        del session, params
+        allowed = context.trace_request_ctx
+        if allowed is not None and not allowed():
+            raise NotAllowedError
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_headers_sent.append(ask)
+    return trace
 
 
 def _no_connection(server: str, error: aiohttp.ClientConnectorError) -> str:

@@ -19,9 +19,11 @@ from typing import Protocol
 
 import structlog
 
-from crmbridge.calls.events import Attempt, CallEvent, Delivery, State
-from crmbridge.crm.callback import Answer, check_url
-from crmbridge.crm.client import CrmClient, Outcome
+from crmbridge.calls.claims import Held, Told
+from crmbridge.calls.events import Attempt, Delivery, State
+from crmbridge.crm.callback import Answer, about, check_url
+from crmbridge.crm.claiming import Claiming, Claims, as_attempt, state_of
+from crmbridge.crm.client import DEAD_S, CrmClient, Outcome
 from crmbridge.crm.clock import Clock
 from crmbridge.crm.lanes import Entry, Lanes
 from crmbridge.crm.retry import (
@@ -83,7 +85,9 @@ class Settings:
 class Stats:
     """What went on since the start, for metrics."""
 
-    outcomes: dict[State, int] = field(default_factory=lambda: {State.CONFIRMED: 0, State.REFUSED: 0, State.EXPIRED: 0})
+    outcomes: dict[State, int] = field(
+        default_factory=lambda: {state: 0 for state in State if state is not State.QUEUED}
+    )
     requests: int = 0
     failures: int = 0
     """Requests that will be, or would have been, tried again."""
@@ -108,10 +112,12 @@ class Sender:
         clock: Clock | None = None,
         on_outcome: Callable[[Delivery, State, float], None] | None = None,
         alive: Callable[[float], None] = lambda within_s: None,  # noqa: ARG005
+        claims: Claims | None = None,
     ) -> None:
         """`on_outcome` hears of each final outcome, with the seconds since the event.
 
-        `alive` is told at each round within how many seconds it will be told again.
+        `alive` is told at each round within how many seconds it will be told again. `claims`: where another bridge may
+        be sending the same callbacks.
 
         Raises ValueError when the CRM's address can't be used.
         """
@@ -120,6 +126,7 @@ class Sender:
         self._policy = Policy(settings.ring_expires_s, settings.answer_expires_s)
         self._outbox = outbox
         self._clock = clock or Clock()
+        self._claiming = Claiming(claims, self._clock) if claims is not None else None
         self._on_outcome = on_outcome
         self._alive = alive
         self._lanes = Lanes()
@@ -163,8 +170,10 @@ class Sender:
 
     async def run(self) -> None:
         """Send until `stop`. Raises what is unexpected, such as a failure of the outbox."""
-        settings = self._settings
-        async with CrmClient(settings.url, settings.timeout_s, settings.ssl_context, settings.concurrency) as client:
+        settings, dead_s = self._settings, DEAD_S if self._claiming is not None else None
+        async with CrmClient(
+            settings.url, settings.timeout_s, settings.ssl_context, settings.concurrency, dead_s=dead_s
+        ) as client:
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._follow_outbox())
@@ -193,7 +202,10 @@ class Sender:
         while not self._stop.is_set():
             self._alive(LATE_S)
             self._wake.clear()
-            await self._expire(self._lanes.take_overdue(self._clock.monotonic()))
+            if overdue := self._lanes.take_overdue(self._clock.monotonic()):
+                expiring = tasks.create_task(self._expire(overdue))
+                if self._claiming is None:  # else their database may take a moment, for which nothing needs to wait
+                    await expiring
             while entry := self._next():
                 self._unanswered += 1
                 task = tasks.create_task(self._deliver(entry, client), name=entry.delivery.event.linkedid)
@@ -235,22 +247,44 @@ class Sender:
 
     async def _deliver(self, entry: Entry, client: CrmClient) -> None:
         at, started = self._clock.now(), self._clock.monotonic()
-        self._stats.requests += 1
+
+        async def request(allowed: Callable[[], bool] | None = None) -> Outcome:
+            nonlocal at, started
+            at, started = self._clock.now(), self._clock.monotonic()
+            self._stats.requests += 1
+            return await client.send(entry.delivery.event, allowed)
+
         try:
-            outcome = await client.send(entry.delivery.event)
+            outcome = await (self._claiming.send(entry.delivery, request) if self._claiming else request())
         except asyncio.CancelledError:
             self._breaker = self._breaker.abandoned(entry.delivery.id)
             raise
         finally:
             self._unanswered -= 1
-        entry.attempts += 1
-        attempt = Attempt(at, self._clock.monotonic() - started, outcome.status, outcome.verdict.reason)
-        storing = asyncio.create_task(self._settle(entry, attempt, outcome))
+        if isinstance(outcome, Held):
+            self._breaker = self._breaker.abandoned(entry.delivery.id)
+            self._lanes.pause(entry, outcome.look_at)
+            log.debug("crm.held_by_peer", **about(entry.delivery.event), bridge=outcome.bridge)
+            return
+        if isinstance(outcome, Told):
+            self._breaker = self._breaker.abandoned(entry.delivery.id)
+            settling = self._told(entry, outcome)
+        else:
+            entry.attempts += 1
+            attempt = Attempt(at, self._clock.monotonic() - started, outcome.status, outcome.verdict.reason)
+            settling = self._settle(entry, attempt, outcome)
+        storing = asyncio.create_task(settling)
         self._storing.add(storing)
         storing.add_done_callback(self._storing.discard)
         self._wake.set()
         # A stop that has lost its patience must not lose what is already known.
         await asyncio.shield(storing)
+
+    async def _told(self, entry: Entry, told: Told) -> None:
+        """It needn't be sent any more."""
+        attempt, state = as_attempt(told, self._clock.now()), state_of(told)
+        await self._outbox.record(entry.delivery.id, attempt, state)
+        self._close(entry, state, attempt)
 
     async def _settle(self, entry: Entry, attempt: Attempt, outcome: Outcome) -> None:
         if outcome.verdict.answer is Answer.RETRY:
@@ -277,13 +311,16 @@ class Sender:
             self._lanes.pause(entry, now + pause)
         else:
             self._lanes.remove(entry)  # by hand, meanwhile
-            log.info("crm.dropped", **_about(entry.delivery.event))
+            log.info("crm.dropped", **about(entry.delivery.event))
 
     async def _expire(self, entries: Sequence[Entry]) -> None:
-        if entries:
-            await self._outbox.expire([entry.delivery.id for entry in entries])
+        told = await self._claiming.told([entry.delivery for entry in entries]) if self._claiming else {}
+        await self._outbox.expire([entry.delivery.id for entry in entries if entry.delivery.id not in told])
         for entry in entries:
-            self._close(entry, State.EXPIRED, None)
+            if entry.delivery.id in told:
+                await self._told(entry, told[entry.delivery.id])
+            else:
+                self._close(entry, State.EXPIRED, None)
 
     def _close(self, entry: Entry, state: State, attempt: Attempt | None) -> None:
         self._lanes.remove(entry)
@@ -292,9 +329,10 @@ class Sender:
         self._stats.outcomes[state] += 1
         if state is State.CONFIRMED:
             self._stats.last_confirmed_s = age_s
-        say = log.info if state is State.CONFIRMED else log.warning
+        say = log.info if state in {State.CONFIRMED, State.BY_PEER} else log.warning
         reason = {} if state is State.CONFIRMED else {"reason": attempt.outcome if attempt else "too old to be of use"}
-        say(f"crm.{state}", **_about(entry.delivery.event), attempts=entry.attempts, ms=round(age_s * 1000), **reason)
+        event = "crm.told_by_peer" if state is State.BY_PEER else f"crm.{state}"
+        say(event, **about(entry.delivery.event), attempts=entry.attempts, ms=round(age_s * 1000), **reason)
         if self._on_outcome:
             self._on_outcome(entry.delivery, state, age_s)
 
@@ -315,7 +353,7 @@ class Sender:
         if self._breaker.phase is Phase.OPEN:
             log.warning("crm.down", reason=attempt.outcome, waiting=len(self._lanes))
         elif entry.attempts == 1:
-            log.warning("crm.retrying", **_about(entry.delivery.event), reason=attempt.outcome)
+            log.warning("crm.retrying", **about(entry.delivery.event), reason=attempt.outcome)
 
     async def _follow_outbox(self) -> None:
         # Ends with the stop and is not cancelled: it may be within the database.
@@ -337,21 +375,11 @@ class Sender:
             return
         for delivery_id in before - {delivery.id for delivery in queued}:
             if entry := self._lanes.remove_idle(delivery_id):
-                log.info("crm.dropped", **_about(entry.delivery.event))
+                log.info("crm.dropped", **about(entry.delivery.event))
         known = self._lanes.ids()
         # What was settled while the outbox was read may still be queued in what was read.
         queued = [delivery for delivery in queued if delivery.id not in self._settled]
         for delivery in queued:
             if delivery.requeued_at is not None and delivery.id not in known:
-                log.info("crm.queued_again", **_about(delivery.event))
+                log.info("crm.queued_again", **about(delivery.event))
         self.submit(queued)
-
-
-def _about(event: CallEvent) -> dict[str, str]:
-    return {
-        "linkedid": event.linkedid,
-        "extension": event.extension,
-        "number": event.number,
-        "client_id": event.client_id,
-        "operation": event.kind.value,
-    }

@@ -30,6 +30,8 @@ _SESSION = (
 )
 """Whatever the server's settings are. In this sql_mode a backslash escapes, as asyncmy takes for granted."""
 
+_OURS = {"init_command": _SESSION, "program_name": "crmbridge"}
+
 _PREPARED = 16
 """Statements that the server keeps prepared for a connection. To MariaDB many rows then go at once, in binary: a fifth
 of the work less at both ends than with one long text."""
@@ -127,19 +129,14 @@ def make_engine(
         return await servers.connected(**how)
 
     engine = create_async_engine(
-        address.update_query_dict({"charset": "utf8mb4"}),
+        _in_utf8(address),
         # READ COMMITTED: no locks on gaps, in which two writers wait for each other
         **(reads if only_reads else {"isolation_level": "READ COMMITTED"}),
         pool_size=connections,
         max_overflow=0,
         hide_parameters=True,
         pool_recycle=RECYCLE_S,
-        connect_args={
-            "init_command": _SESSION,
-            "program_name": "crmbridge",
-            "stmt_cache_size": _PREPARED,
-            "async_creator_fn": connected,
-        },
+        connect_args={**_OURS, "stmt_cache_size": _PREPARED, "async_creator_fn": connected},
     )
     left = _LEFT | _LEFT_FOR_ANOTHER if servers.several else _LEFT
 
@@ -151,6 +148,16 @@ def make_engine(
     return engine
 
 
+def arguments(address: URL) -> dict[str, Any]:
+    """What the driver itself is told to connect, but for the host and port; each statement stands for itself then."""
+    _, how = address.get_dialect()().create_connect_args(_in_utf8(address))
+    return {name: value for name, value in how.items() if name not in {"host", "port"}} | _OURS | {"autocommit": True}
+
+
+def _in_utf8(address: URL) -> URL:
+    return address.update_query_dict({"charset": "utf8mb4"})
+
+
 def explain(error: BaseException) -> str | None:
     """What it means and what to do, to be read after the database's name; None where we don't know more than it."""
     return _WORDS.get(mysql_code(error))
@@ -159,6 +166,12 @@ def explain(error: BaseException) -> str | None:
 def lost(error: BaseException) -> bool:
     """Whether the transaction lost against another, and may win when it is tried anew."""
     return mysql_code(error) in _LOST
+
+
+def away(error: BaseException) -> bool:
+    """Whether it is the server that can't serve us, and not what was asked of it that can't be done."""
+    code = mysql_code(error)
+    return 2000 <= code < 3000 or code in _LEFT | _LEFT_FOR_ANOTHER or code in {1040, 1203, 1226, 1927}
 
 
 def cut(error: BaseException) -> bool:

@@ -84,10 +84,17 @@ def _host(text: str) -> Host:
 class Servers:
     """Whose turn it is."""
 
-    def __init__(self, hosts: Sequence[Host], connect: Callable[..., Awaitable[Any]] | None = None) -> None:
-        """`connect`: in place of asyncmy's, with its arguments."""
+    def __init__(
+        self,
+        hosts: Sequence[Host],
+        connect: Callable[..., Awaitable[Any]] | None = None,
+        *,
+        limit_s: float | None = None,
+    ) -> None:
+        """`connect`: in place of asyncmy's, with its arguments. `limit_s`: to connect to one, for who has less time."""
         self._hosts = list(hosts)
         self._connect = connect
+        self._limit_s = limit_s or (CONNECT_EACH_S if self.several else CONNECT_S)
         self._passed_over: set[Host] = set()
         self.turn = 0
         """Counts how often another server came to its turn."""
@@ -142,12 +149,10 @@ class Servers:
         from asyncmy.errors import OperationalError  # noqa: PLC0415  # see `connected`
 
         connect = self._connect or asyncmy.connect
-        limit_s = CONNECT_EACH_S if self.several else CONNECT_S
+        how |= {"host": host.name, "port": host.port, "connect_timeout": self._limit_s}
         try:
-            async with asyncio.timeout(limit_s):
-                connection: asyncmy.Connection = await connect(
-                    **how, host=host.name, port=host.port, connect_timeout=limit_s
-                )
+            async with asyncio.timeout(self._limit_s):
+                connection: asyncmy.Connection = await connect(**how)
                 if self.several:
                     try:
                         await _see_that_it_is_usable(connection)

@@ -1,0 +1,419 @@
+"""Claims on callbacks and clicks, in the database that several bridges share: who asks waits for no more than a moment.
+
+What is asked for while the database is at work goes into its next transaction together. It has a connection of its own,
+and of several servers one that says nothing is left after a fifth of the time that there is. Where that time is over
+the database is taken for unreachable: whoever asks is told at once to go on without a claim, until a look in the
+background finds it again. What was told meanwhile is then put down, so that a bridge that comes later knows.
+
+What a claim means is calls/claims.py's, the statements claims_sql.py's. It must not know what is sent, nor to whom.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from random import random
+from secrets import randbelow
+from typing import TYPE_CHECKING, TypeVar
+
+import structlog
+from sqlalchemy.engine import URL
+
+from crmbridge.calls.claims import Held, Judge, Mine, Standing, Step, Take, Told, Watch, Without
+from crmbridge.store import claims_sql as sql
+from crmbridge.store import mysql
+from crmbridge.store.engine import bring_up_async, make_engine, parsed, shown
+from crmbridge.store.schema import StoreError
+from crmbridge.store.servers import Servers, listed
+
+if TYPE_CHECKING:  # see servers.py
+    import asyncmy
+
+log = structlog.get_logger("crmbridge.claims")
+
+TRIES = 5
+"""Servers, or tries of one, that there is time for before the database is taken for unreachable."""
+PROBE_S = 1.0
+"""How often we look whether it is back."""
+BEAT_S = 5.0
+"""How often a bridge says that it lives: so it finds out, too, that the database is away before a callback has to."""
+STEP = 200
+"""Claims in one transaction."""
+MOST_TOLD = 50_000
+"""What was told without the database and is put down later: hours of callbacks, some 10 MB."""
+SLOW = 8
+"""The part of a lease that a commit may take: see `_standing`."""
+SEEN_S = 3600.0
+"""After so long nobody asks again for a claim that others held: its callback is told or too old."""
+STOP_S = 1.0
+"""How long a stop waits for the database."""
+
+RESULTS = ("taken", "taken_over", "held", "told", "without")
+"""What there is to count about claims."""
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class _Ask:
+    key: str
+    judge: Judge
+    asked: float
+    answer: asyncio.Future[Standing]
+
+
+@asynccontextmanager
+async def open_claims(
+    url: str | URL, *, bridge: str, timeout_s: float, lease_s: float, took: Callable[[float], None] = lambda _: None
+) -> AsyncIterator[Claims]:
+    """Claims in this database of a MySQL or MariaDB server. One that is away is no reason not to start.
+
+    `took` hears how many seconds each answer took. Raises StoreError where the address can't be used.
+    """
+    claims = Claims(parsed(url), bridge, timeout_s, lease_s, took)
+    await claims.start()
+    try:
+        yield claims
+    finally:
+        claims.close()
+
+
+class Claims:
+    """Those of one bridge. Let `run` run, and end it with `stop`."""
+
+    def __init__(
+        self, address: URL, bridge: str, timeout_s: float, lease_s: float, took: Callable[[float], None]
+    ) -> None:
+        """Use `open_claims`."""
+        self.bridge = bridge
+        self.lease_s = lease_s
+        self.us = sql.Us(bridge, 1 + randbelow(2**62))
+        self.counts = Counter(dict.fromkeys(RESULTS, 0))
+        self._address = address
+        self._how = mysql.arguments(address)
+        self._timeout_s = timeout_s
+        self._each_s = timeout_s / TRIES
+        self._hosts = len(listed(address))
+        self._servers = Servers(listed(address), limit_s=self._each_s)
+        self._took = took
+        self._watch = Watch(bridge, self.us.token, lease_s)
+        self._connection: asyncmy.Connection | None = None
+        self._asks: deque[_Ask] = deque()
+        self._told: dict[str, str] = {}
+        self._let_go: dict[str, None] = {}
+        self._wake, self._stop = asyncio.Event(), asyncio.Event()
+        self._trouble: str | None = "it was not asked yet"
+        self._away_since = time.monotonic()
+        self._without = 0
+        self._beats_at = 0.0
+        self._has_tables = self._has_beaten = False
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the database can't be reached; None while it can."""
+        return self._trouble
+
+    # What is asked
+
+    async def take(self, key: str) -> Standing:
+        """Claim a callback for us."""
+        return await self.ask(key, partial(self._watch.judge, key))
+
+    async def renew(self, key: str) -> Standing:
+        """Claim it for another lease."""
+        return await self._asked(key, partial(self._watch.judge, key))
+
+    async def ask(self, key: str, judge: Judge) -> Standing:
+        """Claim it, if `judge` finds that we may."""
+        began = time.monotonic()
+        standing = await self._asked(key, judge)
+        self._count(standing)
+        self._took(time.monotonic() - began)
+        return standing
+
+    async def told(self, keys: Sequence[str]) -> dict[str, Told]:
+        """Which of these are told, as far as can be found out."""
+        found = await asyncio.gather(*(self._asked(key, self._watch.look) for key in keys))
+        return {key: one for key, one in zip(keys, found, strict=True) if isinstance(one, Told)}
+
+    async def _asked(self, key: str, judge: Judge) -> Standing:
+        if self._trouble is not None:
+            return Without()
+        self._let_go.pop(key, None)
+        ask = _Ask(key, judge, time.monotonic(), asyncio.get_running_loop().create_future())
+        self._asks.append(ask)
+        self._wake.set()
+        return await ask.answer
+
+    def tell(self, key: str, how: str) -> None:
+        """The matter is at an end. Returns at once; it is put down as soon as the database can be reached."""
+        self._let_go.pop(key, None)
+        if len(self._told) >= MOST_TOLD:
+            del self._told[next(iter(self._told))]
+        self._told[key] = how
+        self._wake.set()
+
+    def let_go(self, key: str) -> None:
+        """We don't send it now: another may. Returns at once; where it can't be put down, the lease ends by itself."""
+        if self._trouble is None:
+            self._let_go[key] = None
+            self._wake.set()
+
+    # What goes on
+
+    async def start(self) -> None:
+        """Look whether the database is there, and make the tables. Waits no longer than a claim does."""
+        await self._look(first=True)
+
+    def stop(self) -> None:
+        """Ask `run` to end once it has put down what it can."""
+        self._stop.set()
+        self._wake.set()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._drop()
+        self._answer_all_without()
+
+    async def run(self) -> None:
+        """Serve what is asked, until `stop`."""
+        while not self._stop.is_set():
+            if self._trouble is None:
+                await self._pause(self._wake, self._beats_at - time.monotonic())
+                await self._serve()
+            else:
+                await self._pause(self._stop, PROBE_S)
+                await self._look()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_S):
+                while self._trouble is None and (self._asks or self._told or self._let_go):
+                    await self._serve()
+        self._answer_all_without()
+
+    async def seen(self) -> dict[str, float]:
+        """How many seconds ago each bridge was heard of last. Raises StoreError."""
+        return await self._or_store_error(sql.seen)
+
+    async def prune(self, before_s: float, limit: int = STEP) -> int:
+        """Delete up to so many that were changed longer ago than that; how many. Raises StoreError."""
+        return await self._or_store_error(lambda connection: sql.prune(connection, before_s, limit))
+
+    async def _pause(self, end: asyncio.Event, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, seconds)):
+                await end.wait()
+
+    async def _serve(self) -> None:
+        self._wake.clear()
+        while self._trouble is None and (self._asks or self._told or self._let_go):
+            await self._serve_some()
+        if self._trouble is None and time.monotonic() >= self._beats_at:
+            await self._beat()
+
+    async def _serve_some(self) -> None:
+        asks = self._next_asks()
+        told, let_go = dict(islice(self._told.items(), STEP)), list(islice(self._let_go, STEP))
+        batch = sql.Batch({ask.key: ask.judge for ask in asks}, told, let_go)
+        oldest = min((ask.asked for ask in asks), default=time.monotonic())
+        try:
+            began, steps = await self._attempts(
+                partial(self._put_through, batch), self._timeout_s - (time.monotonic() - oldest)
+            )
+        except _errors() as error:
+            self._asks.extendleft(reversed(asks))
+            self._lost(error)
+            return
+        for key, how in told.items():
+            if self._told.get(key) == how:
+                del self._told[key]
+        for key in let_go:
+            self._let_go.pop(key, None)
+        for ask in asks:
+            if not ask.answer.done():
+                ask.answer.set_result(self._standing(steps[ask.key], began))
+
+    def _next_asks(self) -> list[_Ask]:
+        """The oldest that wait, each of another claim, and of none that is about to be put down as told."""
+        some: dict[str, _Ask] = {}
+        while self._asks and len(some) < STEP and self._asks[0].key not in some.keys() | self._told.keys():
+            ask = self._asks.popleft()
+            if not ask.answer.done():  # else whoever asked has been cancelled
+                some[ask.key] = ask
+        return list(some.values())
+
+    async def _put_through(self, batch: sql.Batch, connection: asyncmy.Connection) -> tuple[float, Mapping[str, Step]]:
+        began = time.monotonic()
+        return began, await sql.put_through(connection, self.us, batch, time.monotonic)
+
+    def _standing(self, step: Step, began: float) -> Standing:
+        """What a step that is done means.
+
+        Where it was long until the commit was answered, all commits were held up, as a cluster does that loses a node:
+        the mark of who held the claim before, that it is told, may have been held up, too. So look once more.
+        """
+        if isinstance(step, Told | Held):
+            return step
+        now, over = time.monotonic(), step.over if isinstance(step, Take) else ""
+        if over and now - began > self.lease_s / SLOW:
+            return Held(over, now + self.lease_s / SLOW)
+        return Mine(began + self.lease_s, over)
+
+    def _count(self, standing: Standing) -> None:
+        match standing:
+            case Mine(over=over):
+                self.counts["taken_over" if over else "taken"] += 1
+            case Held():
+                self.counts["held"] += 1
+            case Told():
+                self.counts["told"] += 1
+            case Without():
+                self.counts["without"] += 1
+                self._without += 1
+
+    # The database
+
+    async def _beat(self) -> None:
+        self._beats_at = time.monotonic() + BEAT_S
+        self._watch.forget(time.monotonic() - SEEN_S)
+        try:
+            before = await self._attempts(lambda connection: sql.beat(connection, self.us), self._timeout_s)
+        except _errors() as error:
+            self._lost(error)
+            return
+        if self._has_beaten and before != self.us.token:
+            hint = "each bridge needs a name of its own: see claims.bridge there and here"
+            log.error("claims.name_taken", bridge=self.us.bridge, hint=hint)
+        self._has_beaten = True
+
+    async def _look(self, *, first: bool = False) -> None:
+        """Whether the database is there, or there again."""
+        try:
+            await self._bring_up()
+            await self._attempts(lambda connection: connection.ping(reconnect=False), self._timeout_s)
+        except _errors() as error:
+            self._has_tables = False
+            if first:
+                self._say_unreachable(error)
+            return
+        if not first:
+            away_s = round(time.monotonic() - self._away_since, 1)
+            log.warning("claims.reachable", database=shown(self._address), away_s=away_s, sent_without=self._without)
+        self._trouble, self._without = None, 0
+        self._wake.set()
+
+    async def _bring_up(self) -> None:
+        if self._has_tables:
+            return
+        engine = make_engine(self._address, 1, servers=self._servers)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await bring_up_async(engine, [sql.SCHEMA], None)
+        finally:
+            await engine.dispose(close=False)
+        self._has_tables = True
+
+    def _lost(self, error: BaseException) -> None:
+        self._leave()
+        self._has_tables = False  # whatever it was, somebody may have taken them away
+        self._away_since = time.monotonic()
+        self._say_unreachable(error)
+        self._let_go.clear()
+        self._answer_all_without()
+
+    def _say_unreachable(self, error: BaseException) -> None:
+        self._trouble = str(error) if isinstance(error, StoreError) else self._words(error)
+        effect = "callbacks are sent without a claim: some are told twice, by two bridges, with one Idempotency-Key"
+        log.error("claims.unreachable", reason=self._trouble, effect=effect)
+
+    def _words(self, error: BaseException) -> str:
+        known = mysql.explain(error)
+        silent = f"does not answer within {self._timeout_s:g} s (claims.timeout_s)"
+        return f"{shown(self._address)} {known or (silent if isinstance(error, TimeoutError) else str(error))}"
+
+    def _answer_all_without(self) -> None:
+        while self._asks:
+            ask = self._asks.popleft()
+            if not ask.answer.done():
+                ask.answer.set_result(Without())
+
+    async def _or_store_error(self, work: Callable[[asyncmy.Connection], Awaitable[T]]) -> T:
+        """On a connection of its own, which may take its time."""
+        servers = Servers(listed(self._address))
+        try:
+            async with asyncio.timeout(self._timeout_s * TRIES):
+                connection = await servers.connected(**self._how)
+                try:
+                    return await work(connection)
+                finally:
+                    connection.close()
+        except _errors() as error:
+            raise StoreError(self._words(error)) from error
+
+    async def _attempts(self, work: Callable[[asyncmy.Connection], Awaitable[T]], limit_s: float) -> T:
+        """Do it on the server whose turn it is, or the next, as often as there is time. Raises `_errors()`."""
+        refused = 0
+        async with asyncio.timeout(limit_s):
+            for pause_s in _pauses_s():
+                try:
+                    connection = await self._connected()
+                    async with asyncio.timeout(self._each_s):
+                        return await work(connection)
+                except sql.LostError:
+                    await self._roll_back()
+                except _errors() as error:
+                    if mysql.lost(error):
+                        await self._roll_back()
+                    else:
+                        self._leave()
+                        refused += not (isinstance(error, OSError) or mysql.away(error))
+                        if refused >= self._hosts:
+                            raise
+                await asyncio.sleep(pause_s)
+        raise AssertionError  # the pauses don't end
+
+    async def _connected(self) -> asyncmy.Connection:
+        if self._connection is None:
+            connection = await self._servers.connected(**self._how)
+            async with asyncio.timeout(self._each_s):
+                await sql.prepare(connection)
+            self._connection = connection
+        return self._connection
+
+    async def _roll_back(self) -> None:
+        try:
+            if self._connection is not None:
+                async with asyncio.timeout(self._each_s):
+                    await self._connection.rollback()
+        except _errors():
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._connection is not None:
+            self._servers.leave(self._servers.turn)
+        self._drop()
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What a server, or the way to it, may do to us; a time that is over among it."""
+    from asyncmy.errors import MySQLError  # noqa: PLC0415  # see servers.py
+
+    return (MySQLError, OSError, StoreError)
+
+
+def _pauses_s() -> Iterator[float]:
+    """Between one try and the next: hardly any, and more when it doesn't help."""
+    pause_s = 0.001
+    while True:
+        yield pause_s * (1 + random())  # noqa: S311  # no secret
+        pause_s = min(pause_s * 2, 0.05)
