@@ -34,7 +34,7 @@ CALM_S = 3.0
 """Between two faults, and at the ends."""
 LOOK_AGAIN_S = 0.2
 LISTED_WITHIN_S = 60.0
-PREFIXES = dict(zip(PBXES, ("037", "038"), strict=True))
+PREFIXES = dict(zip(PBXES, ("037", "038"), strict=False))
 """Of callers' numbers, by the PBX that they call."""
 _NOT_OURS = ("store.disk_refuses",)
 

@@ -90,7 +90,7 @@ class Host:
 
     async def outbox(self) -> list[dict[str, Any]]:
         """All that `crmbridge outbox list` shows."""
-        listed: list[dict[str, Any]] = json.loads(await self.command("outbox", "list", "--json", "--limit", "1000000"))
+        listed: list[dict[str, Any]] = json.loads(await self.command("outbox", "list", "--json", "--limit", "100000"))
         return listed
 
     def fresh_config(self) -> Path:
