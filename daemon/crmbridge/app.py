@@ -20,6 +20,7 @@ from crmbridge.calls.events import Delivery, State
 from crmbridge.calls.numbers import Numbers
 from crmbridge.calls.phone_states import PhoneState, PhoneStates
 from crmbridge.calls.tracker import Tracker
+from crmbridge.click_claims import ClickClaims
 from crmbridge.clicks import Clicks
 from crmbridge.config import ConfigError, Settings
 from crmbridge.intake import Frame, Intake
@@ -282,7 +283,8 @@ class _Bridge:
             log.warning("bridge.reload_incomplete", keys=later, hint=hint)
 
     def _server(self, listen: str | socket.socket) -> Server:
-        clicks = Dialer(dialing=self._dialing, originate=self._originate, trail=self._clicks)
+        peers = ClickClaims(self._claims, lambda: self._settings.dialer.duplicate_window_s) if self._claims else None
+        clicks = Dialer(dialing=self._dialing, originate=self._originate, trail=self._clicks, peers=peers)
         parts: list[Part] = [clicks, self._listing, Ops(self._standing.troubles, self._metrics.text)]
         parts += [self._recordings] if self._recordings is not None else []
         return Server(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import signal
 import sqlite3
 from collections import Counter
@@ -11,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 
+import aiohttp
 import pytest
 from tests.integration.conftest import Fresh
 from tests.integration.test_bridge import ANSWER, LIMIT_S, RING, Daemon, daemon, get, output, targets, trace, write
@@ -21,6 +23,7 @@ from crmbridge.demo.simulated_pbx import SimulatedPbx
 pytestmark = pytest.mark.needs("mariadb")
 
 CALL = "01_did_to_ext_answered"
+CREDENTIALS = {"Authorization": f"Basic {base64.b64encode(b'crm:http-s3cret').decode()}"}
 
 
 def configured(folder: Path, name: str, pbx: SimulatedPbx, url: str, database: str) -> Path:
@@ -37,9 +40,7 @@ async def started(folder: Path, name: str, pbx: SimulatedPbx, url: str, database
 
 
 @asynccontextmanager
-async def pair(
-    folder: Path, pbx: SimulatedPbx, database: str, *urls: str
-) -> AsyncIterator[tuple[Daemon, Daemon]]:
+async def pair(folder: Path, pbx: SimulatedPbx, database: str, *urls: str) -> AsyncIterator[tuple[Daemon, Daemon]]:
     """Two bridges, `one` and `two`; with one address of the CRM, or one for each."""
     async with AsyncExitStack() as stack:
         one = await stack.enter_async_context(started(folder, "one", pbx, urls[0], database))
@@ -77,5 +78,30 @@ async def test_each_callback_is_told_once_by_one_of_two(
     assert sorted(told(crm).values()) == [1] * 40
     assert Counter(crm.targets) == {RING: 20, ANSWER: 20}
     one, two = states(tmp_path, "one"), states(tmp_path, "two")
-    assert one + two == {"confirmed": 40, "by_peer": 40}
-    assert one["confirmed"] == two["by_peer"]
+    assert one + two == {"confirmed": 40, "told_by_peer": 40}
+    assert one["confirmed"] == two["told_by_peer"]
+
+
+async def test_a_thousand_equal_clicks_on_both_bridges_at_once_are_one_call(
+    tmp_path: Path, pbx: SimulatedPbx, crm: Receiver, fresh: Fresh
+) -> None:
+    path = "/dialer/sodialer.php?sExt=777&sNumber=0529876543&ClientId=10"
+
+    async def click(session: aiohttp.ClientSession, port: int) -> int:
+        async with session.get(f"http://127.0.0.1:{port}{path}") as answer:
+            return answer.status
+
+    async with pair(tmp_path, pbx, fresh.url, await crm.start()) as bridges:
+        ports = [await bridge.port() for bridge in bridges]
+        connector = aiohttp.TCPConnector(limit_per_host=50)
+        async with aiohttp.ClientSession(connector=connector, headers=CREDENTIALS) as session:
+            answers = await asyncio.gather(*(click(session, ports[n % 2]) for n in range(1000)))
+        assert Counter(answers) == {200: 1000}
+        assert len(pbx.originated) == 1
+        placed = [len(bridge._of("dialer.placed")) for bridge in bridges]
+        assert sorted(placed) == [0, 1]
+        assert sum(len(bridge._of("dialer.repeated")) for bridge in bridges) == 999
+        assert (await get(ports[0], path))[0] == (await get(ports[1], path))[0] == 200
+        await bridges[placed.index(1)].logged("click.ended")
+    assert len(pbx.originated) == 1
+    assert crm.received == [], "a click is told to nobody"

@@ -66,6 +66,10 @@ class Result:
     message: str = ""
 
 
+NOT_PLACED = frozenset({Code.REFUSED, Code.NOT_CONNECTED})
+"""Of a result, the codes of what may be tried again at once."""
+
+
 @dataclass(slots=True, eq=False)
 class Click:
     """A click that may be dialed."""
@@ -162,7 +166,7 @@ class Dialing:
         """Note what became of a click. What was certainly not placed may be clicked again at once."""
         click.result = result
         click.at_s = now_s
-        if result.code not in (None, Code.UNKNOWN):
+        if result.code in NOT_PLACED:
             self._clicks.pop(click.key, None)
 
     def _start(self, click: Click) -> Click | Refusal:

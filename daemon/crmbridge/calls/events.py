@@ -51,7 +51,7 @@ class State(StrEnum):
     CONFIRMED = "confirmed"
     REFUSED = "refused"
     EXPIRED = "expired"
-    BY_PEER = "by_peer"
+    BY_PEER = "told_by_peer"
     """Another bridge on the same PBX has told it."""
 
 

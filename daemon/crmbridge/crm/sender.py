@@ -331,8 +331,7 @@ class Sender:
             self._stats.last_confirmed_s = age_s
         say = log.info if state in {State.CONFIRMED, State.BY_PEER} else log.warning
         reason = {} if state is State.CONFIRMED else {"reason": attempt.outcome if attempt else "too old to be of use"}
-        event = "crm.told_by_peer" if state is State.BY_PEER else f"crm.{state}"
-        say(event, **about(entry.delivery.event), attempts=entry.attempts, ms=round(age_s * 1000), **reason)
+        say(f"crm.{state}", **about(entry.delivery.event), attempts=entry.attempts, ms=round(age_s * 1000), **reason)
         if self._on_outcome:
             self._on_outcome(entry.delivery, state, age_s)
 

@@ -115,6 +115,11 @@ class Claims:
         self._has_tables = self._has_beaten = False
 
     @property
+    def token(self) -> int:
+        """This bridge, as rows have it."""
+        return self.us.token
+
+    @property
     def trouble(self) -> str | None:
         """Why the database can't be reached; None while it can."""
         return self._trouble

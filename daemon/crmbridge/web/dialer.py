@@ -55,6 +55,16 @@ class Trail(Protocol):
         """What the PBX said when it was asked to place the call."""
 
 
+class Peers(Protocol):
+    """The other bridges that may be asked for the same click."""
+
+    async def claim(self, click: Click) -> Result | None:
+        """What became of it on another one, as soon as that is known; None: it is ours to place."""
+
+    def told(self, click: Click, result: Result) -> None:
+        """What became of one that was ours."""
+
+
 STORED_S = 1.0
 """How long a click waits until it is on disk: no longer than a person does."""
 PLACE_S = 15.0
@@ -95,16 +105,18 @@ class Dialer:
         dialing: Dialing,
         originate: Originate,
         trail: Trail,
+        peers: Peers | None = None,
         clock: Callable[[], float] = time.monotonic,
         click_id: Callable[[], str] = new_click_id,
     ) -> None:
-        """`clock`: seconds of a monotonic clock."""
+        """`peers`: where there are any. `clock`: seconds of a monotonic clock."""
+        self._peers = peers
         self._dialing = dialing
         self._originate = originate
         self._trail = trail
         self._clock = clock
         self._click_id = click_id
-        self._under_way: dict[str, asyncio.Task[Result]] = {}
+        self._under_way: dict[str, asyncio.Task[bool]] = {}
 
     def routes(self) -> Iterable[web.RouteDef]:
         """The client's path, with and without the port that its example has behind it. HEAD does not dial."""
@@ -152,7 +164,7 @@ class Dialer:
             raise _problem(click.code, click.message, click.retry_after_s)
         is_new = click.id == asked.click_id
         asked = replace(asked, click_id=click.id, dialed=click.number)
-        result = await self._result(click, replace(asked, outcome=Outcome.IN_PROGRESS) if is_new else None)
+        result, is_new = await self._result(click, replace(asked, outcome=Outcome.IN_PROGRESS) if is_new else None)
         if not is_new:
             self._trail.refused(replace(asked, outcome=Outcome.REPEATED))
         bound.info(
@@ -177,23 +189,28 @@ class Dialer:
             now_s=self._clock(),
         )
 
-    async def _result(self, click: Click, asked: Asked | None) -> Result:
-        """What became of a click; the same for all requests that are the same click. `asked`: for the first of them."""
+    async def _result(self, click: Click, asked: Asked | None) -> tuple[Result, bool]:
+        """What became of a click, and whether that is a call of this request's own. `asked`: for the first of them."""
         if asked is not None:
-            task = asyncio.create_task(self._place(click, self._trail.accepted(asked)), name=f"click {click.id}")
+            stored = self._trail.accepted(asked) if self._peers is None else None
+            task = asyncio.create_task(self._place(click, asked, stored), name=f"click {click.id}")
             self._under_way[click.id] = task
             task.add_done_callback(lambda _: self._under_way.pop(click.id, None))
-        if click.result is None:
+        if under_way := self._under_way.get(click.id):
             # A request that is given up must not take the others' click along.
-            await asyncio.wait([self._under_way[click.id]])
-        return click.result or Result(Code.UNKNOWN, "the bridge was stopped before the PBX answered")
+            await asyncio.wait([under_way])
+        is_ours = asked is not None and (task.cancelled() or task.result())
+        return click.result or Result(Code.UNKNOWN, "the bridge was stopped before the PBX answered"), is_ours
 
-    async def _place(self, click: Click, stored: asyncio.Future[None]) -> Result:
+    async def _place(self, click: Click, asked: Asked, stored: asyncio.Future[None] | None) -> bool:
+        """Place it, or see what another bridge makes of it. False: it is that one's call."""
         result = Result(Code.UNKNOWN, "it is not known whether the PBX has placed the call; the phone may ring")
+        is_ours = self._peers is None
         try:
-            await asyncio.wait([stored], timeout=STORED_S)
             async with asyncio.timeout(PLACE_S):
-                result = await self._originate(click.extension, click.number, click.id)
+                elsewhere = await self._peers.claim(click) if self._peers is not None else None
+                is_ours = elsewhere is None
+                result = elsewhere or await self._placed(click, stored or self._trail.accepted(asked))
         except TimeoutError:
             pass
         except Exception:
@@ -201,8 +218,15 @@ class Dialer:
             log.exception("dialer.broken", click=click.id)
         finally:
             self._dialing.settle(click, result, self._clock())
-            self._trail.settled(click.id, result)
-        return result
+            if is_ours:
+                self._trail.settled(click.id, result)
+            if is_ours and self._peers is not None:
+                self._peers.told(click, result)
+        return is_ours
+
+    async def _placed(self, click: Click, stored: asyncio.Future[None]) -> Result:
+        await asyncio.wait([stored], timeout=STORED_S)
+        return await self._originate(click.extension, click.number, click.id)
 
 
 def _logged(value: str) -> str:
