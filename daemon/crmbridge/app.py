@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,21 +13,15 @@ from datetime import UTC, datetime, timedelta
 import structlog
 
 from crmbridge import __version__, build, reload
-from crmbridge.calls.channels import PHONE, Endpoints
 from crmbridge.calls.click_calls import ClickCalls
-from crmbridge.calls.dialing import Code, Dialing, Result
+from crmbridge.calls.dialing import Click, Dialing, Result
 from crmbridge.calls.events import Delivery, State
-from crmbridge.calls.numbers import Numbers
-from crmbridge.calls.phone_states import PhoneState, PhoneStates
-from crmbridge.calls.tracker import Tracker
 from crmbridge.click_claims import ClickClaims
 from crmbridge.clicks import Clicks
 from crmbridge.config import ConfigError, Settings
-from crmbridge.intake import Frame, Intake
+from crmbridge.exchange import Exchange, Shared
 from crmbridge.liveness import Pulses
 from crmbridge.log import set_level
-from crmbridge.pbx import actions
-from crmbridge.pbx.ami import ActionTimeoutError, ConnectionLostError, NotConnectedError
 from crmbridge.retention import Keeps, Retention
 from crmbridge.standing import Standing
 from crmbridge.store.call_list import CallList
@@ -75,13 +69,12 @@ async def run(
     """
     async with AsyncExitStack() as stack:
         outbox = await stack.enter_async_context(open_outbox(settings.store.state_dir / OUTBOX))
-        endpoints, numbers = build.endpoints(settings.pbx), build.numbers(settings.numbers)
-        rows = build.history(endpoints, numbers, build.clients(settings.crm)).rows
-        calls = await stack.enter_async_context(build.call_list(settings, rows, for_daemon=True))
-        path = settings.store.state_dir / CLICKS
-        clicks = await stack.enter_async_context(open_clicks(path, pbx=settings.pbx.name))
+        sites = build.sites(settings)
+        call_list = build.call_list(settings, build.histories(sites), for_daemon=True)
+        calls = await stack.enter_async_context(call_list)
+        clicks = await stack.enter_async_context(open_clicks(settings.store.state_dir / CLICKS))
         claims = await stack.enter_async_context(build.claims(settings))
-        bridge = _Bridge(settings, outbox, calls, clicks, endpoints, numbers, claims)
+        bridge = _Bridge(settings, sites, outbox, calls, clicks, claims)
         await bridge.run(stop, http or settings.http.listen, manager, reloads)
 
 
@@ -100,92 +93,51 @@ class _Bridge:
     def __init__(
         self,
         settings: Settings,
+        sites: Sequence[build.Site],
         outbox: Outbox,
         calls: CallList,
         clicks: ClickStore,
-        endpoints: Endpoints,
-        numbers: Numbers,
         claims: Claims | None,
     ) -> None:
         self._settings = settings
         self._claims = claims
-        self._clicks = Clicks(store=clicks, calls=ClickCalls(longest_ring_s=settings.dialer.timeout_s + UNSEEN_CLICK_S))
-        self._phones = PhoneStates()
-        self._retention = Retention(pbx=settings.pbx.name, outbox=outbox, clicks=clicks, calls=calls, keeps=self._keeps)
+        longest_ring_s = settings.dialer.timeout_s + UNSEEN_CLICK_S
+        followed = {site.pbx: ClickCalls(longest_ring_s=longest_ring_s) for site in sites}
+        self._clicks = Clicks(store=clicks, calls=followed, names_pbxes=settings.names_pbxes)
+        self._retention = Retention(outbox=outbox, clicks=clicks, calls=calls, keeps=self._keeps)
         self._reload_refused = False
         self._outbox = outbox
-        self._numbers = numbers
-        self._clients = build.clients(settings.crm)
         self._tls = build.certificate(settings.http)
-        self._access = build.access(settings, self._clients)
-        self._dialing = Dialing(
-            build.dialing_rules(settings, self._clients.ids),
-            owns=self._clients.owns,
-            in_progress=lambda: self._clicks.in_progress,
-            state=self._state,
-        )
-        self._channels = build.channels_of_named_phones(settings)
-        self._timezone = build.pbx_timezone(settings.cdr)
+        self._access = build.access(settings)
         self._recordings = build.recordings(settings)
         self._pulses = Pulses(time.monotonic)
-        self._metrics = Metrics(lambda: self._standing.readings())  # noqa: PLW0108  # which is made last
+        names = [site.pbx for site in sites]
+        self._metrics = Metrics(lambda: self._standing.readings(), names)  # noqa: PLW0108  # which is made last
         self._listing = CallListing(
             by_number=calls.by_number,
             refusal=StoreError,
-            key=numbers.same,
-            timezone=self._timezone,
+            key=build.numbers(settings.numbers).same,
+            timezone=build.common_timezone(settings),
+            zones=build.pbx_timezones(settings),
             link=self._recordings.link if self._recordings is not None else no_link,
             took=self._metrics.looked_up,
         )
         self._sender = build.sender(settings.crm, outbox, self._pulses.of("sender"), self._count, claims)
-        self._records = build.call_records(settings, calls)
-        others: dict[str, Callable[[Frame], None]] = {
-            "Cdr": self._records.take,
-            "FullyBooted": self._records.connected,
-            "OriginateResponse": self._take_for_clicks,
-        }
-        self._tracker = build.tracker(settings.pbx, settings.tell, endpoints, self._clients, numbers)
-        self._intake = Intake(
-            tracker=self._tracker,
-            store=outbox.add,
-            send=self._sender.submit,
-            others=others,
-            watch=self._watch,
-            resync=self._resync,
-            alive=self._pulses.of("intake"),
-            worked_off=self._metrics.worked_off,
-        )
-        wanted = Tracker.EVENTS | ClickCalls.EVENTS | PhoneStates.EVENTS | others.keys()
-        self._ami = build.ami(
-            settings, wanted=wanted, on_frame=self._intake.take, apart=others.keys(), alive=self._pulses.of("ami")
+        shared = Shared(outbox, self._sender, calls, self._clicks, self._metrics, self._pulses)
+        self._exchanges = {site.pbx: Exchange(site, shared) for site in sites}
+        self._dialing = Dialing(
+            build.dialing_rules(settings),
+            [exchange.phones for exchange in self._exchanges.values()],
+            in_progress=lambda: self._clicks.in_progress,
         )
         self._standing = Standing(
-            ami=self._ami,
+            exchanges=list(self._exchanges.values()),
             clicks=self._clicks,
-            intake=self._intake,
             listing=self._listing,
             outbox=outbox,
-            records=self._records,
             sender=self._sender,
-            tracker=self._tracker,
+            names_pbxes=settings.names_pbxes,
         )
-
-    def _resync(self) -> None:
-        self._ami.resync()
-
-    def _watch(self, frame: Frame, at: datetime) -> None:
-        self._clicks.take(frame, at)
-        if frame.get("Event") in PhoneStates.EVENTS:
-            self._phones.handle(frame)
-            log.debug("phones.state", event_name=frame["Event"], device=frame.get("Device"), state=frame.get("State"))
-
-    def _state(self, extension: str) -> PhoneState:
-        """What a click for this extension has to expect."""
-        channel = actions.fill(self._channels.get(extension, self._settings.dialer.channel), {"ext": extension})
-        return self._phones.of(extension, channel if PHONE.fullmatch(channel) else None)
-
-    def _take_for_clicks(self, frame: Frame) -> None:
-        self._clicks.take(frame, datetime.now(UTC))
 
     async def run(
         self,
@@ -195,6 +147,7 @@ class _Bridge:
         reloads: Reloads | None,
     ) -> None:
         """Run until `stop`; what was started last ends first, so that what is under way reaches the outbox."""
+        exchanges = self._exchanges.values()
         waiting = await self._recall()
         self._sender.submit(waiting)
         try:
@@ -204,9 +157,9 @@ class _Bridge:
         async with asyncio.TaskGroup() as tasks:
             claims = tasks.create_task(self._claims.run(), name="claims") if self._claims else None
             sender = tasks.create_task(self._sender.run(), name="sender")
-            records = tasks.create_task(self._records.run(), name="records")
             clicks = tasks.create_task(self._clicks.run(), name="clicks")
-            intake = tasks.create_task(self._intake.run(), name="intake")
+            for exchange in exchanges:
+                exchange.start(tasks)
             pruning = tasks.create_task(self._retention.run(), name="pruning")
             server = self._server(listen)
             try:
@@ -214,21 +167,25 @@ class _Bridge:
             except OSError as error:
                 raise ListenError(error.strerror or str(error)) from None
             try:
-                ami = tasks.create_task(self._ami.run(), name="ami")
+                for exchange in exchanges:
+                    exchange.connect(tasks)
                 reloading = tasks.create_task(self._reload(reloads), name="reloads")
-                log.info("bridge.started", version=__version__, pbx=self._settings.pbx.name, waiting=len(waiting))
+                pbx = ", ".join(self._exchanges)
+                log.info("bridge.started", version=__version__, pbx=pbx, waiting=len(waiting))
                 async with manager.kept_told(self._status, self._pulses.late) if manager else nullcontext():
                     await stop.wait()
                 log.info("bridge.stopping")
             finally:
                 await server.stop()
-            for task in (pruning, reloading, ami):
+            for task in (pruning, reloading):
                 task.cancel()
-            await asyncio.wait([pruning, reloading, ami])
-            parts = (self._intake, intake), (self._clicks, clicks), (self._records, records), (self._sender, sender)
-            for part, task in parts:
-                part.stop()
-                await task
+            await asyncio.wait([pruning, reloading, *(exchange.disconnect() for exchange in exchanges)])
+            await asyncio.gather(*(exchange.finish_events() for exchange in exchanges))
+            self._clicks.stop()
+            await clicks
+            await asyncio.gather(*(exchange.finish_records() for exchange in exchanges))
+            self._sender.stop()
+            await sender
             if self._claims is not None and claims is not None:
                 self._claims.stop()
                 await claims
@@ -245,12 +202,13 @@ class _Bridge:
             effect = "calls that go on may be told twice; what waited is sent when the outbox can be read again"
             log.error("bridge.outbox_unreadable", reason=str(error), effect=effect)
             return []
-        self._tracker.recall(event for event in recent if event.pbx == self._settings.pbx.name)
+        for exchange in self._exchanges.values():
+            exchange.recall(recent)
         return waiting
 
     def _keeps(self) -> Keeps:
         store = self._settings.store
-        elsewhere = self._settings.cdr.source.get_secret_value() != "ami"
+        elsewhere = {one.pbx.name: one.cdr.source.get_secret_value() != "ami" for one in self._settings.each()}
         return Keeps(store.keep_days, store.keep_mb * 2**20, store.keep_calls_days, records_elsewhere=elsewhere)
 
     async def _reload(self, reloads: Reloads | None) -> None:
@@ -272,10 +230,10 @@ class _Bridge:
             build.certificate(settings.http)  # raises where it can't be used: nothing has changed yet
             self._tls.load_cert_chain(settings.http.tls_cert, settings.http.tls_key)
         self._settings = settings
-        self._clients.replace(settings.crm.client_id, build.listed_clients(settings.crm))
-        self._access.follow(build.access(settings, self._clients))
-        self._channels = build.channels_of_named_phones(settings)
-        self._dialing.follow(build.dialing_rules(settings, self._clients.ids))
+        for one in settings.each():
+            self._exchanges[one.pbx.name].follow(one)
+        self._access.follow(build.access(settings))
+        self._dialing.follow(build.dialing_rules(settings))
         set_level(settings.log.level)
         log.info("bridge.reloaded", changed=[key for key in changed if reload.follows(key)])
         if later := [key for key in changed if not reload.follows(key)]:
@@ -284,8 +242,15 @@ class _Bridge:
 
     def _server(self, listen: str | socket.socket) -> Server:
         peers = ClickClaims(self._claims, lambda: self._settings.dialer.duplicate_window_s) if self._claims else None
-        clicks = Dialer(dialing=self._dialing, originate=self._originate, trail=self._clicks, peers=peers)
-        parts: list[Part] = [clicks, self._listing, Ops(self._standing.troubles, self._metrics.text)]
+        clicks = Dialer(
+            dialing=self._dialing,
+            originate=self._originate,
+            trail=self._clicks,
+            names_pbxes=self._settings.names_pbxes,
+            peers=peers,
+        )
+        ops = Ops(self._standing.troubles, self._metrics.text, works=lambda: self._standing.works)
+        parts: list[Part] = [clicks, self._listing, ops]
         parts += [self._recordings] if self._recordings is not None else []
         return Server(
             listen=listen,
@@ -295,36 +260,11 @@ class _Bridge:
             hidden_parameters=build.hidden_parameters(self._settings),
         )
 
-    async def _originate(self, extension: str, number: str, click_id: str) -> Result:
-        """Have the PBX ring the extension and then dial the number. Sent once, whatever happens."""
-        began = time.monotonic()
-        result = await self._asked_for(extension, number, click_id)
-        self._metrics.originated(result.code, time.monotonic() - began)
-        return result
-
-    async def _asked_for(self, extension: str, number: str, click_id: str) -> Result:
-        dialer = self._settings.dialer
-        channel = self._channels.get(extension, dialer.channel)
-        action = actions.originate(
-            channel=channel,
-            extension=extension,
-            number=number,
-            context=dialer.context,
-            caller_id=dialer.caller_id,
-            channel_id=click_id,
-            timeout_s=dialer.timeout_s,
-            variables=actions.auto_answer(channel) if dialer.auto_answer else (),
-        )
-        try:
-            answer = await self._ami.action({**action, "ActionID": click_id})
-        except NotConnectedError:
-            return Result(Code.NOT_CONNECTED, "the PBX is not connected at present; try again in a minute")
-        except (ActionTimeoutError, ConnectionLostError):
-            return Result(Code.UNKNOWN, "the PBX did not say whether it places the call; the phone may ring")
-        return Result() if answer.success else Result(Code.REFUSED, f"the PBX refused: {answer.message}")
+    async def _originate(self, click: Click) -> Result:
+        return await self._exchanges[click.pbx].originate(click)
 
     def _status(self) -> str:
         return self._standing.line(reload_refused=self._reload_refused)
 
     def _count(self, delivery: Delivery, state: State, age_s: float) -> None:
-        self._metrics.count(delivery.event.kind, state, age_s)
+        self._metrics.count(delivery.event.pbx, delivery.event.kind, state, age_s)

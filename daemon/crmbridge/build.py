@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import partial
 from pathlib import Path
@@ -14,14 +15,14 @@ import structlog
 from sqlalchemy.engine import URL
 
 from crmbridge.calls import cdr_csv
-from crmbridge.calls.cdr import from_event
+from crmbridge.calls.cdr import LONGEST_PATH, Cdr, from_event
 from crmbridge.calls.channels import LOCAL, Endpoints
 from crmbridge.calls.clients import Client, Clients
 from crmbridge.calls.debatable import Debatable
 from crmbridge.calls.dialable import Dialable
 from crmbridge.calls.dialing import DialingRules
 from crmbridge.calls.events import Delivery, State
-from crmbridge.calls.history import History, is_extension, parties
+from crmbridge.calls.history import CallRow, History, is_extension, parties
 from crmbridge.calls.numbers import Numbers
 from crmbridge.calls.phone_states import PhoneState
 from crmbridge.calls.tracker import Tracker
@@ -58,6 +59,7 @@ from crmbridge.web.access import Access, Account
 from crmbridge.web.links import Links
 from crmbridge.web.parameters import CREDENTIALS
 from crmbridge.web.recordings import Recordings
+from crmbridge.web.recordings_by_pbx import RecordingsByPbx
 
 log = structlog.get_logger("crmbridge.http")
 
@@ -89,6 +91,27 @@ def channels_of_named_phones(settings: Settings) -> dict[str, str]:
     return {extension: endpoint for endpoint, extension in settings.pbx.endpoints.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One PBX: its settings, what is what there, and whose. What is learned of its lines is for calls and records."""
+
+    settings: Settings
+    endpoints: Endpoints
+    clients: Clients
+    numbers: Numbers
+
+    @property
+    def pbx(self) -> str:
+        """Its name."""
+        return self.settings.pbx.name
+
+
+def sites(settings: Settings) -> list[Site]:
+    """All PBXes."""
+    written = numbers(settings.numbers)
+    return [Site(one, endpoints(one.pbx), clients(one.crm), written) for one in settings.each()]
+
+
 def clients(crm: CrmSettings) -> Clients:
     """Whose call is whose."""
     return Clients(crm.client_id, listed_clients(crm))
@@ -102,10 +125,16 @@ def listed_clients(crm: CrmSettings) -> list[Client]:
     ]
 
 
-def accounts(http: HttpSettings, crm: CrmSettings, clients: Clients) -> list[Account]:
+def client_ids(settings: Settings) -> frozenset[str]:
+    """Every ClientId that may come with a request from the CRM, whatever the PBX."""
+    return frozenset().union(*(clients(one.crm).ids for one in settings.each()))
+
+
+def accounts(settings: Settings) -> list[Account]:
     """Who may ask for which client: the common credentials for all those that have neither their own nor addresses."""
-    apart = [one for one in crm.clients if one.stands_apart]
-    others = clients.ids - {one.client_id for one in apart} if apart else None
+    http = settings.http
+    apart = [one for one in settings.crm.clients if one.stands_apart]
+    others = client_ids(settings) - {one.client_id for one in apart} if apart else None
     accounts = [Account(http.username, http.password.get_secret_value(), http.allow, others)]
     for one in apart:
         username, password = one.username or http.username, one.password or http.password
@@ -114,29 +143,34 @@ def accounts(http: HttpSettings, crm: CrmSettings, clients: Clients) -> list[Acc
     return accounts
 
 
-def access(settings: Settings, clients: Clients) -> Access:
+def access(settings: Settings) -> Access:
     """Who may ask."""
     http = settings.http
     return Access(
-        accounts(http, settings.crm, clients),
+        accounts(settings),
         trusted_proxies=http.trusted_proxies,
         links_from=http.links_from,
         credentials_as_parameters=http.credentials_as_parameters,
     )
 
 
-def dialing_rules(settings: Settings, client_ids: Collection[str]) -> DialingRules:
+def dialable(settings: Settings) -> Dialable:
+    """Which numbers a click may dial on one PBX."""
+    dialer = settings.dialer
+    return Dialable.from_settings(
+        region=settings.numbers.region,
+        extensions=settings.pbx.extensions,
+        international=dialer.international,
+        allow=dialer.allow_numbers,
+        deny=dialer.deny_numbers,
+    )
+
+
+def dialing_rules(settings: Settings) -> DialingRules:
     """Which clicks are dialed."""
     dialer = settings.dialer
     return DialingRules(
-        dialable=Dialable.from_settings(
-            region=settings.numbers.region,
-            extensions=settings.pbx.extensions,
-            international=dialer.international,
-            allow=dialer.allow_numbers,
-            deny=dialer.deny_numbers,
-        ),
-        client_ids=client_ids,
+        dialable={one.pbx.name: dialable(one) for one in settings.each()},
         per_extension_per_minute=dialer.per_extension_per_minute,
         per_minute=dialer.per_minute,
         duplicate_window_s=dialer.duplicate_window_s,
@@ -145,13 +179,19 @@ def dialing_rules(settings: Settings, client_ids: Collection[str]) -> DialingRul
     )
 
 
-def recordings(settings: Settings) -> Recordings | None:
+def recordings(settings: Settings) -> RecordingsByPbx | None:
     """What serves the recordings, where the settings say where they are. Makes the links' key where there is none."""
-    cdr = settings.cdr
-    if cdr.recordings_dir is None:
-        return None
-    links = Links(lasting_key(settings.store.state_dir / LINKS_KEY), expire_s=cdr.links_expire_s)
-    return Recordings(folder=cdr.recordings_dir, links=links)
+    by_pbx: dict[str, Recordings] = {}
+    for one in settings.each():
+        if one.cdr.recordings_dir is not None:
+            links = Links(lasting_key(settings.store.state_dir / LINKS_KEY), expire_s=one.cdr.links_expire_s)
+            by_pbx[one.pbx.name] = Recordings(folder=one.cdr.recordings_dir, links=links, prefix=recordings_prefix(one))
+    return RecordingsByPbx(by_pbx) if by_pbx else None
+
+
+def recordings_prefix(settings: Settings) -> str:
+    """What stands before the names of one PBX's recordings in the call list: others may have files of such names."""
+    return f"{settings.pbx.name}/" if settings.names_pbxes else ""
 
 
 def hidden_parameters(settings: Settings) -> tuple[str, ...]:
@@ -182,15 +222,36 @@ def tracker(pbx: PbxSettings, tell: TellSettings, endpoints: Endpoints, clients:
     return Tracker(pbx=pbx.name, endpoints=endpoints, clients=clients, caller=numbers.caller, debatable=debatable)
 
 
-def history(endpoints: Endpoints, numbers: Numbers, clients: Clients) -> History:
-    """Reads the call records of one PBX."""
-    return History(
-        party=parties(endpoints),
-        is_extension=is_extension(endpoints),
-        number=numbers.caller,
-        key=numbers.same,
-        client=clients.of_call,
-    )
+def history(site: Site) -> Rows:
+    """What makes lines of the records of a call on this PBX."""
+    read = History(
+        party=parties(site.endpoints),
+        is_extension=is_extension(site.endpoints),
+        number=site.numbers.caller,
+        key=site.numbers.same,
+        client=site.clients.of_call,
+    ).rows
+    prefix = recordings_prefix(site.settings)
+
+    def rows(records: Iterable[Cdr]) -> list[CallRow]:
+        return [row._replace(filename=_prefixed(prefix, row.filename)) for row in read(records)]
+
+    return rows if prefix else read
+
+
+def _prefixed(prefix: str, filename: str) -> str:
+    return (prefix + filename.lstrip("/"))[:LONGEST_PATH] if filename else ""
+
+
+def histories(sites: Iterable[Site]) -> Rows:
+    """The same for the records of a call on any of these."""
+    by_pbx = {site.pbx: history(site) for site in sites}
+
+    def rows(records: Iterable[Cdr]) -> list[CallRow]:
+        records = list(records)
+        return by_pbx[records[0].pbx](records) if records else []
+
+    return rows
 
 
 def sender(
@@ -255,9 +316,9 @@ def call_list(settings: Settings, rows: Rows, *, for_daemon: bool = False) -> Ab
 
     `for_daemon`: a damaged file is set aside and begun anew, and a database that is away keeps nobody from starting.
     """
-    url, timezone = call_list_url(settings.store), pbx_timezone(settings.cdr)
-    recover = begin_anew if for_daemon else None
-    return open_call_list(url, rows, timezone, recover=recover, later=for_daemon)
+    url, recover = call_list_url(settings.store), begin_anew if for_daemon else None
+    timezone, zones = common_timezone(settings), pbx_timezones(settings)
+    return open_call_list(url, rows, timezone, zones=zones, recover=recover, later=for_daemon)
 
 
 def call_list_url(store: StoreSettings) -> str | URL:
@@ -304,6 +365,16 @@ def cdr_files(settings: Settings) -> CdrFiles:
 def pbx_timezone(cdr: CdrSettings) -> tzinfo:
     """The zone in which the PBX writes its times."""
     return ZoneInfo(cdr.timezone) if cdr.timezone else local_timezone()
+
+
+def pbx_timezones(settings: Settings) -> dict[str, tzinfo]:
+    """The zone of each PBX, by its name."""
+    return {one.pbx.name: pbx_timezone(one.cdr) for one in settings.each()}
+
+
+def common_timezone(settings: Settings) -> tzinfo:
+    """The zone in which times are meant that are of no PBX: that of the first."""
+    return pbx_timezone(settings.each()[0].cdr)
 
 
 def local_timezone() -> tzinfo:

@@ -28,7 +28,7 @@ from crmbridge.cli_support import calls, clicks, outbox_cli
 from crmbridge.config import ConfigError, NumberSettings, PbxSettings, TellSettings
 from crmbridge.demo import show
 from crmbridge.pbx.wire import FrameReader
-from crmbridge.terminal import EX_IOERR, ConfigOption, JsonOption
+from crmbridge.terminal import EX_IOERR, ConfigOption, JsonOption, PbxOption
 
 _CHUNK = 1 << 16
 _SHOWN = {
@@ -86,10 +86,11 @@ def demo(
 def replay(
     traces: Annotated[list[Path], typer.Argument(help="Raw AMI bytes, as they came from the socket; - is stdin.")],
     config_file: Annotated[Path | None, typer.Option("--config", "-c", metavar="FILE")] = None,
+    pbx: PbxOption = None,
 ) -> None:
     """Print the callbacks that a recording would lead to, one JSON object a line. Nothing is sent."""
     for trace in traces:
-        tracker = _tracker(config_file)
+        tracker = _tracker(config_file, pbx)
         reader = FrameReader(Tracker.EVENTS)
         try:
             with sys.stdin.buffer if str(trace) == "-" else trace.open("rb") as file:
@@ -128,7 +129,9 @@ def check(config_file: ConfigOption = config.DEFAULT_FILE, as_json: JsonOption =
 def config_show(config_file: ConfigOption = config.DEFAULT_FILE) -> None:
     """Print the settings as they are in force, defaults included, secrets hidden."""
     settings = terminal.load(config_file)
-    typer.echo(json.dumps(_plain(settings.model_dump()), indent=2, ensure_ascii=False))
+    empty = ("pbxes",) if not settings.names_pbxes else ("ami", "pbx", "cdr")
+    shown = {name: section for name, section in settings.model_dump().items() if name not in empty}
+    typer.echo(json.dumps(_plain(shown), indent=2, ensure_ascii=False))
 
 
 @config_cli.command("check")
@@ -148,9 +151,9 @@ def _plain(value: object) -> object:
     return value if isinstance(value, bool | int | float | None) else str(value)
 
 
-def _tracker(config_file: Path | None) -> Tracker:
+def _tracker(config_file: Path | None, name: str | None) -> Tracker:
     """The tracker of these settings; without any, of the defaults and the questionnaire's client."""
-    settings = terminal.load(config_file) if config_file else None
+    settings = terminal.one_pbx(terminal.load(config_file), name) if config_file else None
     pbx = settings.pbx if settings else PbxSettings()
     clients = build.clients(settings.crm) if settings else Clients(_EXAMPLE_CLIENT)
     numbers = settings.numbers if settings else NumberSettings()

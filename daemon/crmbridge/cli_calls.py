@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -18,8 +19,20 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from crmbridge import build, config, log
 from crmbridge.cli_support import InstantOption
 from crmbridge.config import Settings
+from crmbridge.pbx.cdr_table import SourceError
 from crmbridge.sync import Done, Sync
-from crmbridge.terminal import ConfigOption, JsonOption, console, fail, load, local, until_stopped
+from crmbridge.terminal import (
+    EX_UNAVAILABLE,
+    ConfigOption,
+    JsonOption,
+    PbxOption,
+    console,
+    fail,
+    load,
+    local,
+    some_pbxes,
+    until_stopped,
+)
 
 LINE_EVERY_S = 10.0
 """Where there is no terminal: how often a line says how far it is."""
@@ -35,38 +48,81 @@ def sync(
     again: Annotated[bool, typer.Option("--again", help="From the beginning, whatever was done before.")] = False,
     config_file: ConfigOption = config.DEFAULT_FILE,
     as_json: JsonOption = False,
+    pbx: PbxOption = None,
 ) -> None:
     """Bring the PBX's whole history of calls into the call list; where it was stopped, it goes on.
 
     The daemon may run meanwhile, and takes up new calls as ever. What is in the list already is not doubled, and
-    nothing is deleted from it. Times are this machine's.
+    nothing is deleted from it. Where there are several PBXes, each has its turn, or the one that --pbx names. Times are
+    this machine's.
     """
     settings = load(config_file)
     log.configure(level="warning", form="console", mask_numbers=settings.log.mask_numbers)
     gc.freeze()
     gc.set_threshold(OBJECTS)
-    began = time.monotonic()
-    with _Shown(quiet=as_json) as shown:
-        begin = since.astimezone(UTC) if since else None
-        done = until_stopped(lambda stop: _synced(settings, begin, stop, again=again, show=shown.show))
-    seconds = time.monotonic() - began
+    begin = since.astimezone(UTC) if since else None
+    chosen = _with_history(some_pbxes(settings, pbx))
+    summaries: list[dict[str, object]] = []
+    troubles: list[str] = []
+    for one in chosen:
+        name = one.pbx.name if settings.names_pbxes else None
+        began = time.monotonic()
+        with _Shown(name, quiet=as_json) as shown:
+            done = until_stopped(partial(_synced, one, begin, again=again, show=shown.show, alone=len(chosen) == 1))
+        if isinstance(done, SourceError):  # the others' history is none the worse for it
+            troubles.append(f"{name}: {done}")
+            continue
+        seconds = time.monotonic() - began
+        summaries.append(({"pbx": name} if name else {}) | _summary(done, seconds))
+        if not as_json:
+            typer.echo(f"{name}: {_told(done, seconds)}" if name else _told(done, seconds))
+        if done.stopped:
+            break
     if as_json:
-        typer.echo(json.dumps(_summary(done, seconds)))
-    else:
-        typer.echo(_told(done, seconds))
-    if done.stopped:
+        typer.echo(json.dumps(summaries if settings.names_pbxes else summaries[0]))
+    if troubles:
+        fail("; ".join(troubles), EX_UNAVAILABLE)
+    if summaries[-1]["stopped"]:
         raise typer.Exit(EX_STOPPED)
 
 
+def _with_history(chosen: list[Settings]) -> list[Settings]:
+    """Those whose source of call records keeps a history."""
+    there = [one for one in chosen if one.cdr.source.get_secret_value() != "ami"]
+    if not there:
+        fail("cdr.source is ami: events have no history. Name the CDR table or file (docs/call-records.md)", 2)
+    for one in [one for one in chosen if one not in there]:
+        typer.echo(f"crmbridge: {one.pbx.name}: its cdr.source is ami, events have no history: left out", err=True)
+    return there
+
+
 async def _synced(
+    settings: Settings,
+    since: datetime | None,
+    stop: asyncio.Event,
+    *,
+    again: bool,
+    show: Callable[[Done], None],
+    alone: bool,
+) -> Done | SourceError:
+    """`alone`: there is no other PBX whose turn it is when this one's source can't be had."""
+    try:
+        return await _one_synced(settings, since, stop, again=again, show=show)
+    except SourceError as error:
+        if alone:
+            raise
+        return error
+
+
+async def _one_synced(
     settings: Settings, since: datetime | None, stop: asyncio.Event, *, again: bool, show: Callable[[Done], None]
 ) -> Done:
     async with AsyncExitStack() as stack:
         history = build.past(settings, stack)
         if history is None:
-            fail("cdr.source is ami: events have no history. Name the CDR table or file (docs/call-records.md)", 2)
-        endpoints, numbers = build.endpoints(settings.pbx), build.numbers(settings.numbers)
-        rows = build.history(endpoints, numbers, build.clients(settings.crm)).rows
+            raise SourceError("events have no history")
+        (site,) = build.sites(settings)
+        rows = build.history(site)
         store = await stack.enter_async_context(build.call_list(settings, rows))
         now = int(datetime.now(UTC).timestamp())
         one = Sync(pbx=settings.pbx.name, history=history, rows=rows, store=store, now=now, show=show)
@@ -76,13 +132,15 @@ async def _synced(
 class _Shown:
     """How far it is: a bar in a terminal, elsewhere a line now and then."""
 
-    def __init__(self, *, quiet: bool) -> None:
+    def __init__(self, pbx: str | None, *, quiet: bool) -> None:
+        """`pbx`: its name, where that is to be told."""
         self._quiet = quiet
+        self._which = f"{pbx}: " if pbx else ""
         self._bar: Progress | None = None
         if not quiet and sys.stdout.isatty():
             columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
             self._bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console())
-            self._task = self._bar.add_task("reading", total=None)
+            self._task = self._bar.add_task(f"{self._which}reading", total=None)
         self._began = time.monotonic()
         self._told_at = self._began
 
@@ -98,7 +156,8 @@ class _Shown:
     def show(self, done: Done) -> None:
         """Tell it, if it is time."""
         now = time.monotonic()
-        told = f"{_day(done.at)}  {done.records:,} records  {done.records / max(now - self._began, 0.001):,.0f}/s"
+        speed = done.records / max(now - self._began, 0.001)
+        told = f"{self._which}{_day(done.at)}  {done.records:,} records  {speed:,.0f}/s"
         if self._bar is not None:
             total, completed = max(done.last - done.first, 1), done.at - done.first
             self._bar.update(self._task, total=total, completed=completed, description=told)

@@ -39,15 +39,21 @@ def _head(settings: Settings) -> Iterable[str]:
     crm = settings.crm
     yield "# The phone system and the FixDigital CRM"
     yield ""
-    yield f"PBX: `{settings.pbx.name}` (Asterisk, joined by crmbridge)."
+    pbxes = settings.each()
+    names = ", ".join(f"`{one.pbx.name}`" for one in pbxes)
+    yield f"{'PBXes' if settings.names_pbxes else 'PBX'}: {names} (Asterisk, joined by crmbridge)."
     yield f"Numbers are written as `{_number(settings)}` in both directions; any spelling is understood."
     yield ""
-    yield "| ClientId | calls to | over | extensions | user |"
-    yield "|---|---|---|---|---|"
+    which = "| PBX " if settings.names_pbxes else ""
+    yield f"{which}| ClientId | calls to | over | extensions | user |"
+    yield f"{'|---' if which else ''}|---|---|---|---|---|"
     for one in crm.clients:
-        yield _client(one, settings.http.username)
-    rest = "all others" if crm.clients else "all"
-    yield f"| `{crm.client_id}` | {rest} | {rest} | {rest} | `{settings.http.username}` |"
+        where = f"| {f'`{one.pbx}`' if one.pbx else 'all'} " if which else ""
+        yield where + _client(one, settings.http.username)
+    for pbx in pbxes:
+        where = f"| `{pbx.pbx.name}` " if which else ""
+        rest = "all others" if pbx.crm.clients else "all"
+        yield f"{where}| `{pbx.crm.client_id}` | {rest} | {rest} | {rest} | `{_user(settings, pbx.crm.client_id)}` |"
     yield ""
 
 
@@ -55,6 +61,12 @@ def _client(one: ClientSettings, common: str) -> str:
     lists = (one.dids, one.trunks, one.extensions)
     shown = " | ".join(", ".join(f"`{each}`" for each in some) or "-" for some in lists)
     return f"| `{one.client_id}` | {shown} | `{one.username or common}` |"
+
+
+def _user(settings: Settings, client_id: str) -> str:
+    """Whose credentials are for this client."""
+    own = (one.username for one in settings.crm.clients if one.client_id == client_id and one.username)
+    return next(own, settings.http.username)
 
 
 def _call_list(settings: Settings) -> Iterable[str]:
@@ -72,11 +84,13 @@ def _call_list(settings: Settings) -> Iterable[str]:
     yield "```"
     yield ""
     yield from _sql(settings)
-    if settings.cdr.recordings_dir is None:
+    served = [one for one in settings.each() if one.cdr.recordings_dir is not None]
+    if not served:
         yield "Recordings are not served."
     else:
+        lives_s = min(one.cdr.links_expire_s for one in served)
         yield f"Recordings: `{_base(settings)}/recordings/` with `filename` behind it; over HTTP each line has a `link`"
-        yield f"besides, which a browser opens without the password for {settings.cdr.links_expire_s} s."
+        yield f"besides, which a browser opens without the password for {lives_s} s."
     yield ""
 
 

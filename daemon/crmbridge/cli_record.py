@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from crmbridge.calls.tracker import Tracker
 from crmbridge.config import Settings
 from crmbridge.pbx.ami import PASSING, LoginRefusedError, explain
 from crmbridge.pbx.visit import visit
-from crmbridge.terminal import EX_IOERR, EX_UNAVAILABLE, ConfigOption, fail, load, until_stopped
+from crmbridge.terminal import EX_IOERR, EX_UNAVAILABLE, ConfigOption, PbxOption, fail, load, one_pbx, until_stopped
 
 
 def record(
@@ -28,9 +29,10 @@ def record(
         bool, typer.Option("--anonymize", help="Without callers' numbers and names: to be given away.")
     ] = False,
     config_file: ConfigOption = config.DEFAULT_FILE,
+    pbx: PbxOption = None,
 ) -> None:
     """Record what Asterisk says, until Ctrl-C, for `crmbridge replay`. The daemon may run meanwhile."""
-    settings = load(config_file)
+    settings = one_pbx(load(config_file), pbx)
     log.configure(level="error", form="console", mask_numbers=settings.log.mask_numbers)
     out = _opened(file)
     begun: list[bool] = []
@@ -43,7 +45,8 @@ def record(
     finally:
         if not begun and str(file) != "-":
             file.unlink(missing_ok=True)  # ours, and of no use: the next try must not stumble over it
-    typer.echo(f"recorded; `crmbridge replay --config {config_file} {file}` shows what it leads to", err=True)
+    which = f" --pbx {shlex.quote(settings.pbx.name)}" if settings.names_pbxes else ""
+    typer.echo(f"recorded; `crmbridge replay --config {config_file}{which} {file}` shows what it leads to", err=True)
 
 
 def _opened(file: Path) -> BinaryIO:

@@ -10,7 +10,7 @@ import typer
 
 from crmbridge import app, build, config
 from crmbridge.calls.history import CallRow
-from crmbridge.cli_support import call_list, existing
+from crmbridge.cli_support import call_list, existing, told_apart
 from crmbridge.config import Settings
 from crmbridge.store import clicks as click_store
 from crmbridge.store.clicks import Listed, open_clicks
@@ -36,8 +36,9 @@ def story(
     as_json: JsonOption = False,
 ) -> None:
     """Show what happened to a call, oldest first: told to the CRM, clicked, listed. Times are this machine's."""
-    entries = run(_story(load(config_file), what.strip(), limit))
-    rows = [asdict(one) | {"at": local(one.at)} for one in entries]
+    settings = load(config_file)
+    entries = run(_story(settings, what.strip(), limit))
+    rows = told_apart([asdict(one) | {"at": local(one.at)} for one in entries], settings, as_json=as_json)
     show(rows, as_json=as_json, empty=f"nothing is known of {what}")
 
 
@@ -66,7 +67,7 @@ async def _told(settings: Settings, which: Which, limit: int) -> list[Told]:
 
 async def _clicks(settings: Settings, any_of: list[click_store.Which], limit: int) -> list[Listed]:
     found: dict[tuple[str, object], Listed] = {}
-    async with open_clicks(existing(settings, app.CLICKS), pbx=settings.pbx.name, sole=False) as store:
+    async with open_clicks(existing(settings, app.CLICKS), sole=False) as store:
         for which in any_of:
             found |= {(one.asked.click_id, one.asked.at): one for one in await store.listing(which, limit)}
     return list(found.values())

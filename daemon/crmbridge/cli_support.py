@@ -60,7 +60,8 @@ def outbox_list(
     which = Which(state, ext, number, call, _utc(since), _utc(until), dropped)
     settings = load(config_file)
     listed = run(_with_outbox(settings, lambda outbox: outbox.listing(which, limit)))
-    show([_callback(one) for one in listed], as_json=as_json, empty="no callbacks")
+    rows = told_apart([_callback(one) for one in listed], settings, as_json=as_json)
+    show(rows, as_json=as_json, empty="no callbacks")
 
 
 @outbox_cli.command("retry")
@@ -107,6 +108,7 @@ def clicks(
     ext: Annotated[str | None, typer.Option(help="Only this extension's.")] = None,
     number: Annotated[str | None, typer.Option(help="Only to this number, as asked for or as dialed.")] = None,
     client: Annotated[str | None, typer.Option(help="Only this ClientId's.")] = None,
+    pbx: Annotated[str | None, typer.Option(help="Only those on this PBX.")] = None,
     outcome: Annotated[Outcome | None, typer.Option(help="Only those that ended so.")] = None,
     click: Annotated[str | None, typer.Option(help="Only this one: its id, which is its call's Linkedid.")] = None,
     since: InstantOption = None,
@@ -120,19 +122,21 @@ def clicks(
         extension=ext,
         number=number,
         client_id=client,
+        pbx=pbx,
         outcome=outcome,
         click_id=click,
         since=_utc(since),
         until=_utc(until),
     )
-    listed = run(_clicks_that(load(config_file), which, limit))
+    settings = load(config_file)
+    listed = run(_clicks_that(settings, which, limit))
     rows = [_click(one) if as_json else _click_in_short(one) for one in listed]
-    show(rows, as_json=as_json, empty="no clicks")
+    show(told_apart(rows, settings, as_json=as_json), as_json=as_json, empty="no clicks")
 
 
 async def _clicks_that(settings: Settings, which: click_store.Which, limit: int) -> list[click_store.Listed]:
     path = existing(settings, app.CLICKS)
-    async with click_store.open_clicks(path, pbx=settings.pbx.name, sole=False) as store:
+    async with click_store.open_clicks(path, sole=False) as store:
         return await store.listing(which, limit)
 
 
@@ -141,6 +145,7 @@ def _click(one: click_store.Listed) -> dict[str, object]:
     return {
         "time": local(asked.at),
         "click": asked.click_id,
+        "pbx": asked.pbx,
         "address": asked.address,
         "user": asked.user,
         "ClientId": asked.client_id,
@@ -162,7 +167,7 @@ def _click_in_short(one: click_store.Listed) -> dict[str, object]:
     """What fits into a terminal's line; the code says why where there was no call."""
     row = _click(one)
     who = ":".join(filter(None, (one.asked.user, one.asked.address)))
-    shown = {name: row[name] for name in ("time", "click", "ClientId", "ext")}
+    shown = {name: row[name] for name in ("time", "click", "pbx", "ClientId", "ext")}
     return (
         shown
         | {"number": row["dialed"] or row["number"], "outcome": row["outcome"], "talk": row["talk"]}
@@ -180,7 +185,8 @@ def calls(
     as_json: JsonOption = False,
 ) -> None:
     """List the calls with a number, newest first. Times are this machine's."""
-    rows = run(_calls_with(load(config_file), number, limit))
+    settings = load(config_file)
+    rows = told_apart(run(_calls_with(settings, number, limit)), settings, as_json=as_json)
     show(rows, as_json=as_json, empty=f"no calls with {number}")
 
 
@@ -190,6 +196,7 @@ async def _calls_with(settings: Settings, number: str, limit: int) -> list[dict[
     return [
         {
             "time": local(row.started_at),
+            "pbx": row.pbx,
             "ext": row.extension,
             "number": row.number,
             "duration": row.talk_s,
@@ -206,6 +213,7 @@ def _callback(one: Listed) -> dict[str, object]:
     return {
         "id": delivery.id,
         "time": local(event.at),
+        "pbx": event.pbx,
         "operation": event.kind.value,
         "ext": event.extension,
         "number": event.number,
@@ -262,10 +270,14 @@ def call_list(settings: Settings) -> AbstractAsyncContextManager[CallList]:
     """The call list, to look at."""
     if settings.store.url is None:
         existing(settings, build.CALL_LIST)
-    numbers = build.numbers(settings.numbers)
-    return build.call_list(
-        settings, build.history(build.endpoints(settings.pbx), numbers, build.clients(settings.crm)).rows
-    )
+    return build.call_list(settings, build.histories(build.sites(settings)))
+
+
+def told_apart(rows: list[dict[str, object]], settings: Settings, *, as_json: bool) -> list[dict[str, object]]:
+    """Rows for a table say of which PBX they are only where there may be several."""
+    if as_json or settings.names_pbxes:
+        return rows
+    return [{name: value for name, value in row.items() if name != "pbx"} for row in rows]
 
 
 def existing(settings: Settings, name: str) -> Path:

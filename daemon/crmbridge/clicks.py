@@ -33,10 +33,12 @@ _NO_END = (Outcome.REFUSED, Outcome.REPEATED, Outcome.IN_PROGRESS)
 
 
 class Clicks:
-    """Keeps the trail of one PBX's clicks, and counts those in progress."""
+    """Keeps the trail of all clicks, and counts those in progress."""
 
-    def __init__(self, *, store: ClickStore, calls: ClickCalls) -> None:
+    def __init__(self, *, store: ClickStore, calls: Mapping[str, ClickCalls], names_pbxes: bool = False) -> None:
+        """`calls`: by PBX. `names_pbxes`: lines of the log say which PBX it was."""
         self._store = store
+        self._names_pbxes = names_pbxes
         self._calls = calls
         self._waiting: list[tuple[Asked | News, asyncio.Future[None] | None]] = []
         self._wake = asyncio.Event()
@@ -50,7 +52,7 @@ class Clicks:
     @property
     def in_progress(self) -> int:
         """Clicks that are being placed, or whose call is not over."""
-        return len(self._calls)
+        return sum(map(len, self._calls.values()))
 
     def codes(self) -> Mapping[str, int]:
         """How many clicks were answered since the start, by the code; `accepted` or `repeated` without one."""
@@ -64,7 +66,8 @@ class Clicks:
         """Take up the clicks that were in progress when the bridge ended. Raises StoreError."""
         now = datetime.now(UTC)
         for one in await self._store.in_progress():
-            self._calls.recall(one.news, now)
+            if one.asked.pbx in self._calls:
+                self._calls[one.asked.pbx].recall(one.news, now)
 
     # What the dialer tells
 
@@ -76,7 +79,7 @@ class Clicks:
 
     def accepted(self, asked: Asked) -> asyncio.Future[None]:
         """A click is about to be placed; it is in progress from now on. The future is done when it is on disk."""
-        self._calls.begin(asked.click_id, asked.at)
+        self._calls[asked.pbx].begin(asked.click_id, asked.at)
         stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._write(asked, stored)
         return stored
@@ -89,16 +92,17 @@ class Clicks:
         outcome = Outcome.IN_PROGRESS if result.code is Code.UNKNOWN else Outcome.NOT_PLACED
         news = News(click_id, datetime.now(UTC), outcome, code=result.code.value, reason=result.message)
         if outcome is Outcome.NOT_PLACED:
-            self._calls.not_placed(click_id)
+            for calls in self._calls.values():
+                calls.not_placed(click_id)
             self._outcomes[outcome.value] += 1
         self._write(news)
 
-    # What the PBX tells
+    # What the PBXes tell
 
-    def take(self, frame: Mapping[str, str], at: datetime) -> None:
-        """Take an AMI event that was read at this instant. Returns at once."""
-        for news in self._calls.handle(frame, at):
-            self._tell(news)
+    def take(self, pbx: str, frame: Mapping[str, str], at: datetime) -> None:
+        """Take an AMI event of this PBX that was read at this instant. Returns at once."""
+        for news in self._calls[pbx].handle(frame, at):
+            self._tell(pbx, news)
 
     def stop(self) -> None:
         """Ask `run` to end once it has stored what has come."""
@@ -111,8 +115,9 @@ class Clicks:
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY_S):
                     await self._wake.wait()
-            for news in self._calls.expire(datetime.now(UTC)):
-                self._tell(news)
+            for pbx, calls in self._calls.items():
+                for news in calls.expire(datetime.now(UTC)):
+                    self._tell(pbx, news)
             await self._store_waiting()
 
     async def _store_waiting(self) -> None:
@@ -128,7 +133,12 @@ class Clicks:
             if stored is not None and not stored.done():
                 stored.set_result(None)
 
-    def _tell(self, news: News) -> None:
+    def _tell(self, pbx: str, news: News) -> None:
+        with structlog.contextvars.bound_contextvars(**({"pbx": pbx} if self._names_pbxes else {})):
+            self._say(news)
+        self._write(news)
+
+    def _say(self, news: News) -> None:
         if news.outcome is not Outcome.IN_PROGRESS:
             self._outcomes[news.outcome.value] += 1
             log.info("click.ended", click=news.click_id, outcome=news.outcome.value, **_more(news))
@@ -136,7 +146,6 @@ class Clicks:
             log.info("click.phone", click=news.click_id, state=news.phone and news.phone.value)
         else:
             log.info("click.number", click=news.click_id, state=news.number.value)
-        self._write(news)
 
     def _write(self, change: Asked | News, stored: asyncio.Future[None] | None = None) -> None:
         self._waiting.append((change, stored))

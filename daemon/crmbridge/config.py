@@ -2,140 +2,61 @@
 
 Only `cli`, `app` and `demo` know them; the other parts are handed plain values. Every mistake is found at once and told
 with its key and what is allowed. Secrets don't show in a repr.
+
+Where PBXes are named one by one (`[[pbxes]]`), `Settings.each` gives what one PBX alone would have; whatever has to do
+with a PBX takes that. What single values may be stands in `config_values`, where they are read in `config_sources`.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import re
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from zoneinfo import ZoneInfo
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    HttpUrl,
     PositiveFloat,
     PositiveInt,
     SecretStr,
     ValidationError,
     model_validator,
 )
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from crmbridge.config_sources import (
+    ENV_PREFIX,
+    ConfigError,
+    add_credentials,
+    add_environment,
+    mistake,
+    read_file,
+    section,
+)
+from crmbridge.config_values import (
+    CdrSource,
+    ChannelPattern,
+    CrmUrl,
+    Days,
+    Endpoint,
+    Id,
+    Listen,
+    Network,
+    Password,
+    PbxName,
+    Port,
+    Regex,
+    StoreUrl,
+    TableName,
+    Text,
+    Timezone,
+    Username,
+)
+
+__all__ = ["DEFAULT_FILE", "ConfigError", "Settings", "load", "parse"]
 
 DEFAULT_FILE = Path("/etc/crmbridge/config.toml")
-ENV_PREFIX = "CRMBRIDGE_"
-FILES = frozenset({"ami.ca_file", "http.tls_cert", "http.tls_key"})
-"""Settings that name a file: a systemd credential of such a name is that file."""
-
-
-class ConfigError(Exception):
-    """The settings can't be used; the message has a line for each mistake."""
-
-
-def _regular_expression(value: str) -> str:
-    try:
-        re.compile(value)
-    except re.error as error:
-        raise ValueError(f"is no regular expression: {error}") from None
-    return value
-
-
-def _network(value: str) -> str:
-    try:
-        ipaddress.ip_network(value)
-    except ValueError as error:
-        raise ValueError(f"is no address or network like 203.0.113.7/32: {error}") from None
-    return value
-
-
-def _timezone(value: str) -> str:
-    try:
-        ZoneInfo(value)
-    except (KeyError, ValueError, OSError):
-        raise ValueError("is no time zone like Asia/Jerusalem") from None
-    return value
-
-
-def _listen(value: str) -> str:
-    host, colon, port = value.rpartition(":")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise ValueError("must be ADDRESS:PORT, such as 127.0.0.1:6560 or [::]:6560")
-    return value
-
-
-def _channel(value: str) -> str:
-    if value.count("{ext}") != 1 or "/" not in value or any(c in value.replace("{ext}", "") for c in "{}&,\r\n"):
-        raise ValueError("must be a channel with {ext} in it once, such as PJSIP/{ext}")
-    return value
-
-
-def _endpoint(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9]+/\S+", value):
-        raise ValueError("must be technology and name, such as PJSIP/trunk-bezeq")
-    return value
-
-
-def _crm_url(value: HttpUrl) -> HttpUrl:
-    if value.username or value.password or value.fragment:
-        raise ValueError("must hold no user name, password or #fragment")
-    return value
-
-
-def _text(value: object) -> object:
-    """Numbers without quotes are what one writes for an id: take them as text."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _one_line(value: str) -> str:
-    if any(ord(character) < 32 for character in value):
-        raise ValueError("must not hold line breaks or other control characters")
-    return value
-
-
-def _store_url(value: SecretStr) -> SecretStr:
-    if not value.get_secret_value().startswith(("sqlite+aiosqlite:////", "mysql+asyncmy://")):
-        raise ValueError("must be sqlite+aiosqlite:////FILE or mysql+asyncmy://USER:PASSWORD@HOST/DATABASE")
-    return value
-
-
-def _cdr_source(value: SecretStr) -> SecretStr:
-    source = value.get_secret_value()
-    if source != "ami" and not source.startswith(("mysql+asyncmy://", "/")):
-        raise ValueError(
-            "must be ami, a database (mysql+asyncmy://USER:PASSWORD@HOST/asteriskcdrdb) "
-            "or a file (/var/log/asterisk/cdr-csv/Master.csv)"
-        )
-    return value
-
-
-Regex = Annotated[str, AfterValidator(_regular_expression)]
-Network = Annotated[str, AfterValidator(_network)]
-Endpoint = Annotated[str, AfterValidator(_endpoint)]
-Text = Annotated[str, BeforeValidator(_text), AfterValidator(_one_line)]
-Id = Annotated[str, BeforeValidator(_text), AfterValidator(_one_line), Field(min_length=1)]
-
-
-def _username(value: str) -> str:
-    if ":" in value:
-        raise ValueError("must hold no colon: HTTP Basic ends the user's name there")
-    return value
-
-
-def _not_empty(value: SecretStr) -> SecretStr:
-    if not value.get_secret_value():
-        raise ValueError("must not be empty")
-    return value
-
-
-Username = Annotated[Id, AfterValidator(_username)]
-Password = Annotated[SecretStr, AfterValidator(_not_empty)]
 
 
 class Section(BaseModel):
@@ -146,6 +67,8 @@ class ClientSettings(Section):
     """One of several clients that share the PBX."""
 
     client_id: Id
+    pbx: Id | None = None
+    """The PBX on which this entry counts; None: all of them."""
     dids: list[Id] = []
     extensions: list[Id] = []
     trunks: list[Endpoint] = []
@@ -169,7 +92,7 @@ class ClientSettings(Section):
 class CrmSettings(Section):
     """Where callbacks go."""
 
-    url: Annotated[HttpUrl, AfterValidator(_crm_url)]
+    url: CrmUrl
     client_id: Id
     timeout_s: PositiveFloat = 10
     concurrency: PositiveInt = 8
@@ -182,7 +105,7 @@ class AmiSettings(Section):
     """How Asterisk is reached."""
 
     host: Id = "127.0.0.1"
-    port: Annotated[int, Field(ge=1, le=65535)] = 5038
+    port: Port = 5038
     username: Id
     secret: SecretStr
     tls: bool = False
@@ -229,7 +152,7 @@ class NumberSettings(Section):
 class HttpSettings(Section):
     """Our own HTTP endpoint: dialer and call list."""
 
-    listen: Annotated[str, AfterValidator(_listen)] = "127.0.0.1:6560"
+    listen: Listen = "127.0.0.1:6560"
     username: Username
     password: Password
     credentials_as_parameters: bool = False
@@ -250,7 +173,7 @@ class HttpSettings(Section):
 class DialerSettings(Section):
     """Click to call."""
 
-    channel: Annotated[str, AfterValidator(_channel)] = "PJSIP/{ext}"
+    channel: ChannelPattern = "PJSIP/{ext}"
     context: Id = "from-internal"
     caller_id: Text = '"CRM {number}" <{ext}>'
     auto_answer: bool = False
@@ -270,11 +193,11 @@ class StoreSettings(Section):
     """What lasts."""
 
     state_dir: Path = Path("/var/lib/crmbridge")
-    keep_days: Annotated[int, Field(ge=1, le=36500)] = 180
+    keep_days: Days = 180
     keep_mb: Annotated[int, Field(ge=1, le=1_000_000)] = 500
-    url: Annotated[SecretStr, AfterValidator(_store_url)] | None = None
+    url: StoreUrl | None = None
     """Of the call list's database; None: SQLite in state_dir."""
-    keep_calls_days: Annotated[int, Field(ge=1, le=36500)] | None = None
+    keep_calls_days: Days | None = None
     """None: for good."""
 
 
@@ -290,15 +213,41 @@ class ClaimSettings(Section):
 class CdrSettings(Section):
     """Where call records come from."""
 
-    source: Annotated[SecretStr, AfterValidator(_cdr_source)] = SecretStr("ami")
+    source: CdrSource = SecretStr("ami")
     """`ami`, a database's address, or a file of cdr_csv or cdr_custom."""
-    table: Annotated[str, Field(pattern=r"^[A-Za-z0-9_$]{1,64}(\.[A-Za-z0-9_$]{1,64})?$")] = "cdr"
-    timezone: Annotated[str, AfterValidator(_timezone)] | None = None
+    table: TableName = "cdr"
+    timezone: Timezone | None = None
     """Of the PBX's clock; None: this machine's own."""
     recordings_dir: Path | None = None
     """Where the PBX keeps recordings; None: none are served."""
     links_expire_s: PositiveInt = 3600
     """How long a signed link to a recording opens it."""
+
+
+class OwnPbxSettings(PbxSettings):
+    """What is what on one of several PBXes."""
+
+    name: PbxName
+
+
+class OwnDialerSettings(Section):
+    """How clicks ring on one of several PBXes; what is None is as in [dialer]."""
+
+    channel: ChannelPattern | None = None
+    context: Id | None = None
+    caller_id: Text | None = None
+    auto_answer: bool | None = None
+
+
+class OnePbxSettings(Section):
+    """One of several PBXes."""
+
+    client_id: Id | None = None
+    """Whose all is there that no entry of crm.clients claims; None: crm.client_id."""
+    ami: AmiSettings
+    pbx: OwnPbxSettings
+    cdr: CdrSettings = CdrSettings()
+    dialer: OwnDialerSettings = OwnDialerSettings()
 
 
 class LogSettings(Section):
@@ -309,6 +258,21 @@ class LogSettings(Section):
     mask_numbers: bool = False
 
 
+class _Environment(EnvSettingsSource):
+    """The environment, without single keys of `[[pbxes]]`: those are put in by the PBX's name (`add_environment`)."""
+
+    def __call__(self) -> dict[str, Any]:
+        values = super().__call__()
+        if isinstance(values.get("pbxes"), dict):
+            del values["pbxes"]
+        return values
+
+
+_OF_EACH: Any = Field(default=None, validate_default=False)
+"""For the sections of the only PBX. With [[pbxes]] there are none but in what `each` gives: who takes these is to fail.
+"""
+
+
 class Settings(BaseSettings):
     """Everything that can be set."""
 
@@ -317,22 +281,44 @@ class Settings(BaseSettings):
     )
 
     crm: CrmSettings
-    ami: AmiSettings
-    pbx: PbxSettings = PbxSettings()
+    ami: AmiSettings = _OF_EACH
+    pbx: PbxSettings = _OF_EACH
+    pbxes: list[OnePbxSettings] = []
     tell: TellSettings = TellSettings()
     numbers: NumberSettings = NumberSettings()
     http: HttpSettings
     dialer: DialerSettings = DialerSettings()
     store: StoreSettings = StoreSettings()
     claims: ClaimSettings = ClaimSettings()
-    cdr: CdrSettings = CdrSettings()
+    cdr: CdrSettings = _OF_EACH
     log: LogSettings = LogSettings()
+
+    @property
+    def names_pbxes(self) -> bool:
+        """Whether PBXes are named one by one, and so told apart wherever something is said of one."""
+        return bool(self.pbxes)
+
+    def each(self) -> list[Settings]:
+        """What each PBX would have if it were the only one: its ami, pbx, cdr and clients, and how its phones ring."""
+        return [self._of(one) for one in self.pbxes] or [self]
+
+    def _of(self, one: OnePbxSettings) -> Settings:
+        dialer = self.dialer.model_copy(update=one.dialer.model_dump(exclude_none=True))
+        clients = [client for client in self.crm.clients if client.pbx in {None, one.pbx.name}]
+        crm = self.crm.model_copy(update={"client_id": one.client_id or self.crm.client_id, "clients": clients})
+        own = {"ami": one.ami, "pbx": one.pbx, "cdr": one.cdr, "dialer": dialer, "crm": crm}
+        return self.model_copy(update={**own, "pbxes": [one]})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return values if values.get("pbxes") else {"ami": {}, "pbx": {}, "cdr": {}, **values}
 
     @model_validator(mode="after")
     def _tell_clients_apart(self) -> Self:
         users = {(one.username, one.client_id) for one in self.crm.clients if one.username is not None}
         names = [self.http.username, *(name for name, _ in users)]
-        for name in sorted({name for name in names if names.count(name) > 1}):
+        for name in _twice(names):
             raise ValueError(f"crm.clients: username {name!r} is another client's or http.username: each needs its own")
         return self
 
@@ -345,25 +331,41 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _tell_pbxes_apart(self) -> Self:
+        short = [name for name in ("ami", "pbx", "cdr") if getattr(self, name) is not None]
+        if self.pbxes and short:
+            both = ", ".join(f"[{name}]" for name in short)
+            raise ValueError(f"pbxes: there is {both}, too: name all PBXes in [[pbxes]], each with its own sections")
+        names = [one.pbx.name for one in self.pbxes] or [self.pbx.name]
+        for name in _twice(names):
+            at = len(names) - 1 - names[::-1].index(name)
+            raise ValueError(f"pbxes.{at}.pbx.name: {name!r} is another PBX's name, too: each needs its own")
+        for at, client in enumerate(self.crm.clients):
+            if client.pbx is not None and client.pbx not in names:
+                raise ValueError(f"crm.clients.{at}.pbx: there is no PBX {client.pbx!r} (known: {', '.join(names)})")
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003  # pydantic-settings' signature
+        settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # pydantic-settings' signature
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment overrides what `load` read from file and credentials."""
-        return (env_settings, init_settings)
+        return (_Environment(settings_cls), init_settings)
 
 
 def load(file: Path) -> Settings:
     """Read the settings. Raises ConfigError that names every mistake."""
-    values = _read_file(file)
-    _add_credentials(values)
+    values = read_file(file)
+    add_credentials(values, set(Settings.model_fields))
+    add_environment(values, OnePbxSettings)
     if "STATE_DIRECTORY" in os.environ:  # systemd's StateDirectory=
-        _section(values, "store").setdefault("state_dir", os.environ["STATE_DIRECTORY"].partition(":")[0])
+        section(values, "store").setdefault("state_dir", os.environ["STATE_DIRECTORY"].partition(":")[0])
     return parse(values, source=str(file))
 
 
@@ -372,84 +374,10 @@ def parse(values: dict[str, Any], *, source: str) -> Settings:
     try:
         return Settings(**values)
     except ValidationError as error:
-        mistakes = [_mistake(detail["loc"], detail["type"], detail["msg"]) for detail in error.errors()]
-        lines = "".join(f"\n  {mistake}" for mistake in sorted(mistakes))
+        mistakes = [mistake(Settings, detail["loc"], detail["type"], detail["msg"]) for detail in error.errors()]
+        lines = "".join(f"\n  {one}" for one in sorted(mistakes))
         raise ConfigError(f"{len(mistakes)} mistake(s) in the settings ({source} and environment):{lines}") from None
 
 
-def _read_file(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"there is no {file}: name the settings with --config FILE") from None
-    except OSError as error:
-        raise ConfigError(f"{file} can't be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{file} is not UTF-8 text") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file} is not TOML: {error}") from None
-
-
-def _section(values: dict[str, Any], name: str) -> dict[str, Any]:
-    section = values.setdefault(name, {})
-    return section if isinstance(section, dict) else {}
-
-
-def _add_credentials(values: dict[str, Any]) -> None:
-    """systemd credentials named `section.key` (LoadCredential=ami.secret:…) stand above the file."""
-    folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    if not folder:
-        return
-    try:
-        files = sorted(Path(folder).iterdir())
-    except OSError as error:
-        raise ConfigError(f"the credentials in {folder} can't be read: {error.strerror}") from None
-    for file in files:
-        section, dot, key = file.name.partition(".")
-        if dot and section in Settings.model_fields:
-            try:
-                value = str(file) if file.name in FILES else file.read_text(encoding="utf-8").rstrip("\r\n")
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigError(f"the credential {file.name} can't be read: {error}") from None
-            if file.name.startswith("crm.clients."):
-                _client_credential(values, file.name, value)
-            else:
-                _section(values, section)[key] = value
-
-
-def _client_credential(values: dict[str, Any], name: str, value: str) -> None:
-    """`crm.clients.11.password` is that of the entry with this client_id."""
-    client_id, _, key = name.removeprefix("crm.clients.").rpartition(".")
-    clients = _section(values, "crm").get("clients")
-    entries = [one for one in clients if isinstance(one, dict)] if isinstance(clients, list) else []
-    found = [one for one in entries if str(one.get("client_id")) == client_id]
-    if not found:
-        raise ConfigError(
-            f"the credential {name} is for no client: no entry of crm.clients has client_id {client_id!r}"
-        )
-    for entry in found:
-        entry[key] = value
-
-
-def _mistake(location: tuple[int | str, ...], kind: str, message: str) -> str:
-    key = ".".join(str(part) for part in location if part != "[key]")
-    message = message.removeprefix("Value error, ")
-    if not key:
-        return message  # about several sections; it names them
-    if kind == "missing":
-        return f"{key}: is needed"
-    if kind == "extra_forbidden":
-        return f"{key}: there is no such setting{_known(location)}"
-    return f"{key}: {message}"
-
-
-def _known(location: tuple[int | str, ...]) -> str:
-    model: Any = Settings
-    for part in location[:-1]:
-        if isinstance(part, int):
-            continue
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        model = ClientSettings if part == "clients" else annotation
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            return ""
-    return f" (known: {', '.join(model.model_fields)})"
+def _twice(names: list[str]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})

@@ -35,7 +35,9 @@ class Pulses:
         self._due[part] = self._clock() + within_s
 
 
-def status(*, connected: bool, calls: int, waiting: int, troubles: Sequence[str] = ()) -> str:
-    """The state in one line. `waiting`: callbacks that the CRM has not confirmed yet."""
-    ami = "AMI connected" if connected else "AMI not connected"
+def status(*, connected: Sequence[bool], calls: int, waiting: int, troubles: Sequence[str] = ()) -> str:
+    """The state in one line. `connected`: for each PBX. `waiting`: callbacks that the CRM has not confirmed yet."""
+    ami = "AMI connected" if all(connected) else "AMI not connected"
+    if len(connected) > 1:
+        ami = f"{sum(connected)} of {len(connected)} PBXes connected"
     return ", ".join([ami, f"{calls} call{'' if calls == 1 else 's'}", f"{waiting} waiting", *troubles])

@@ -1,8 +1,9 @@
 """What of new settings a running bridge can follow, and what it takes up only at its next start.
 
 Who may ask and for what, which clicks are dialed, how much is kept and how much is logged change without a call or a
-connection being touched. The rest (where the PBX, the CRM and the databases are, what is what on the PBX) is built
-into parts that hold calls in progress. How the settings are read, and who follows them, is not known here.
+connection being touched. The rest (where the PBXes, the CRM and the databases are, what is what on a PBX, how many
+PBXes there are) is built into parts that hold calls in progress. How the settings are read, and who follows them, is
+not known here.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from crmbridge.config import Settings
+from crmbridge.config import OnePbxSettings, Settings
 
 AT_ONCE: Mapping[str, frozenset[str]] = {
     "crm": frozenset({"client_id", "clients"}),
@@ -25,32 +26,56 @@ AT_ONCE: Mapping[str, frozenset[str]] = {
     "log": frozenset({"level"}),
 }
 """Keys that are followed at once, by section."""
+OF_PBX_AT_ONCE = frozenset({"client_id", "dialer"})
+"""The same for an entry of `[[pbxes]]`."""
 
 
 def differing(old: Settings, new: Settings) -> list[str]:
-    """The keys (`section.key`) that are not the same, in the order of the settings."""
-    return [f"{name}.{key}" for name, section in _sections(old) for key in _changed(section, getattr(new, name))]
+    """The keys (`section.key`, `pbxes.NAME.section`) that are not the same, in the order of the settings."""
+    return list(_differing(old, new))
+
+
+def _differing(old: Settings, new: Settings) -> Iterator[str]:
+    for name in type(old).model_fields:
+        if name == "pbxes":
+            yield from _differing_pbxes(_by_name(old), _by_name(new))
+        else:
+            yield from (f"{name}{key}" for key in _changed(getattr(old, name), getattr(new, name)))
+
+
+def _differing_pbxes(old: Mapping[str, OnePbxSettings], new: Mapping[str, OnePbxSettings]) -> Iterator[str]:
+    for pbx in dict.fromkeys([*old, *new]):
+        yield from (f"pbxes.{pbx}{key}" for key in _changed(old.get(pbx), new.get(pbx)))
+
+
+def _changed(old: BaseModel | None, new: BaseModel | None) -> list[str]:
+    """Keys of a section that are not the same, each after a dot; an empty one where there was, or is, no section."""
+    if old is None or new is None:
+        return [] if old is new else [""]
+    return [f".{key}" for key in type(old).model_fields if getattr(old, key) != getattr(new, key)]
 
 
 def follows(key: str) -> bool:
-    """Whether a change of this key (`section.key`) is followed at once."""
+    """Whether a change of this key is followed at once."""
     section, _, name = key.partition(".")
+    if section == "pbxes":
+        return "." in name and name.rpartition(".")[2] in OF_PBX_AT_ONCE
     return name in AT_ONCE.get(section, ())
 
 
 def merged(old: Settings, new: Settings) -> Settings:
     """The settings in force after a reload: what is followed at once is new, the rest is as it was."""
-    sections = {
-        name: section.model_copy(update={key: getattr(getattr(new, name), key) for key in AT_ONCE[name]})
-        for name, section in _sections(old)
-        if name in AT_ONCE
+    sections: dict[str, Any] = {
+        name: getattr(old, name).model_copy(update={key: getattr(getattr(new, name), key) for key in keys})
+        for name, keys in AT_ONCE.items()
     }
+    pbxes = _by_name(new)
+    sections["pbxes"] = [
+        one.model_copy(update={key: getattr(pbxes.get(name, one), key) for key in OF_PBX_AT_ONCE})
+        for name, one in _by_name(old).items()
+    ]
     return old.model_copy(update=sections)
 
 
-def _sections(settings: Settings) -> Iterator[tuple[str, BaseModel]]:
-    return ((name, getattr(settings, name)) for name in type(settings).model_fields)
-
-
-def _changed(old: BaseModel, new: Any) -> list[str]:  # noqa: ANN401  # of the same section
-    return [key for key in type(old).model_fields if getattr(old, key) != getattr(new, key)]
+def _by_name(settings: Settings) -> dict[str, OnePbxSettings]:
+    return {one.pbx.name: one for one in settings.pbxes}

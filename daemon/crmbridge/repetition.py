@@ -44,7 +44,7 @@ _EACH = frozenset({"crm.refused", "crm.expired", "ami.connected", "ami.lost"})
 was a session with the PBX, which is seldom: pauses between attempts see to that."""
 _OF_ANYBODY = frozenset({"http.link_missing", "http.login_missing", "http.tls_failed"})
 """Lines without a warning's weight that whoever reaches the port can have written."""
-_ABOUT = ("address", "action", "code", "database", "endpoint", "file", "operation", "server", "status", "what")
+_ABOUT = ("address", "action", "code", "database", "endpoint", "file", "operation", "pbx", "server", "status", "what")
 """Fields by which lines that may come in floods are told apart; numbers, ids and reasons are not among them."""
 _MEASURED = frozenset({"attempts", "frames", "ms", "new", "records", "talk_s", "waiting", "timestamp"})
 """Fields that are not what a line is about. Nor are fractions, which are times."""

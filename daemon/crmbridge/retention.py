@@ -7,9 +7,10 @@ the call list's database. Each kind by itself: while one place refuses, the othe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import structlog
 
@@ -41,8 +42,8 @@ class Keeps:
     outbox_bytes: int
     calls_days: int | None
     """None: for good."""
-    records_elsewhere: bool
-    """The PBX keeps its call records, so that we needn't."""
+    records_elsewhere: Mapping[str, bool]
+    """By PBX: whether it keeps its call records, so that we needn't."""
 
 
 Step = Callable[[], Awaitable[int]]
@@ -52,11 +53,8 @@ Step = Callable[[], Awaitable[int]]
 class Retention:
     """Keeps one bridge's stores small."""
 
-    def __init__(
-        self, *, pbx: str, outbox: Outbox, clicks: ClickStore, calls: CallList, keeps: Callable[[], Keeps]
-    ) -> None:
+    def __init__(self, *, outbox: Outbox, clicks: ClickStore, calls: CallList, keeps: Callable[[], Keeps]) -> None:
         """`keeps` is asked each time."""
-        self._pbx = pbx
         self._outbox = outbox
         self._clicks = clicks
         self._calls = calls
@@ -93,7 +91,8 @@ class Retention:
         calls_before = now - timedelta(days=keeps.calls_days) if keeps.calls_days else None
         if calls_before is not None:
             yield "calls", lambda: self._calls.prune_calls(calls_before)
-        # Events are the only records there are; they are kept as long as their call.
-        records_before = now - timedelta(days=RECORDS_DAYS) if keeps.records_elsewhere else calls_before
-        if records_before is not None:
-            yield "records", lambda: self._calls.prune_records(self._pbx, records_before)
+        for pbx, elsewhere in keeps.records_elsewhere.items():
+            # Events are the only records there are; they are kept as long as their call.
+            records_before = now - timedelta(days=RECORDS_DAYS) if elsewhere else calls_before
+            if records_before is not None:
+                yield "records", partial(self._calls.prune_records, pbx, records_before)

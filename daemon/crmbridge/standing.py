@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crmbridge import log
-from crmbridge.calls.tracker import Tracker
 from crmbridge.clicks import Clicks
 from crmbridge.crm.sender import Sender
-from crmbridge.intake import Intake
+from crmbridge.exchange import Exchange
 from crmbridge.liveness import status
-from crmbridge.pbx.ami import Ami
-from crmbridge.records import Source
+from crmbridge.records import Behind
 from crmbridge.store.outbox import Outbox
 from crmbridge.web.call_list import CallListing
-from crmbridge.web.metrics import Readings
+from crmbridge.web.metrics import PbxReadings, Readings
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
     """Of one bridge."""
 
-    ami: Ami
+    exchanges: Sequence[Exchange]
     clicks: Clicks
-    intake: Intake
     listing: CallListing
     outbox: Outbox
-    records: Source
     sender: Sender
-    tracker: Tracker
+    names_pbxes: bool
 
     def line(self, *, reload_refused: bool) -> str:
         """For `systemctl status`."""
@@ -40,25 +37,35 @@ class Standing:
             "new settings refused": reload_refused,
         }
         return status(
-            connected=self.ami.connected,
-            calls=self.tracker.calls,
+            connected=[one.ami.connected for one in self.exchanges],
+            calls=sum(one.tracker.calls for one in self.exchanges),
             waiting=stats.waiting,
             troubles=[trouble for trouble, there in troubles.items() if there],
         )
 
+    @property
+    def works(self) -> bool:
+        """Whether the bridge is of use to who asks: one PBX is there at least, and the disk takes what is told."""
+        connected = any(one.ami.connected for one in self.exchanges)
+        return connected and not (self.outbox.disk_refuses or self.outbox.disk_hangs)
+
     def troubles(self) -> list[str]:
-        """Why the bridge can't do its work at present."""
-        troubles = {
-            f"no AMI session with the PBX: {self.ami.trouble}": not self.ami.connected,
+        """What the bridge can't do at present."""
+        disk = {
             "the disk refuses the outbox; callbacks go on from memory": self.outbox.disk_refuses,
             "the disk hangs; callbacks go on from memory": self.outbox.disk_hangs,
         }
-        return [trouble for trouble, there in troubles.items() if there]
+        away = [self._away(one) for one in self.exchanges if not one.ami.connected]
+        return [*away, *(trouble for trouble, there in disk.items() if there)]
+
+    def _away(self, one: Exchange) -> str:
+        which = f"the PBX {one.pbx}" if self.names_pbxes else "the PBX"
+        return f"no AMI session with {which}: {one.ami.trouble}"
 
     def readings(self) -> Readings:
         """For metrics."""
-        sender, outbox, intake, ami = self.sender.stats(), self.outbox, self.intake, self.ami
-        behind = self.records.behind()
+        sender, outbox = self.sender.stats(), self.outbox
+        behind = {one.pbx: one.records.behind() for one in self.exchanges}
         return Readings(
             waiting=sender.waiting,
             under_way=sender.under_way,
@@ -69,24 +76,31 @@ class Standing:
             disk_refuses=outbox.disk_refuses,
             disk_hangs=outbox.disk_hangs,
             unstored=outbox.unstored,
-            ami_connected=ami.connected,
-            ami_attempts=ami.counts.attempts,
-            ami_ends=ami.counts.ends,
-            ami_events=ami.counts.events,
-            resyncs=ami.counts.resyncs,
-            calls=self.tracker.calls,
-            channels=len(self.tracker),
-            intake_waiting=intake.waiting,
-            intake_lag_s=intake.lag_s,
-            intake_dropped=intake.dropped,
-            call_list_up=not (self.listing.is_away or behind.store_away),
-            records=behind.taken_up,
-            records_waiting=behind.waiting,
-            records_lag_s=behind.lag_s,
-            cdr_source_up=not behind.source_away,
+            call_list_up=not (self.listing.is_away or any(one.store_away for one in behind.values())),
             clicks=self.clicks.in_progress,
             click_codes=self.clicks.codes(),
             click_outcomes=self.clicks.outcomes(),
             log_lines=log.counts,
             log_lines_held_back=log.held_back(),
+            pbxes={one.pbx: _readings(one, behind[one.pbx]) for one in self.exchanges},
         )
+
+
+def _readings(one: Exchange, behind: Behind) -> PbxReadings:
+    ami, intake = one.ami, one.intake
+    return PbxReadings(
+        ami_connected=ami.connected,
+        ami_attempts=ami.counts.attempts,
+        ami_ends=ami.counts.ends,
+        ami_events=ami.counts.events,
+        resyncs=ami.counts.resyncs,
+        calls=one.tracker.calls,
+        channels=len(one.tracker),
+        intake_waiting=intake.waiting,
+        intake_lag_s=intake.lag_s,
+        intake_dropped=intake.dropped,
+        records=behind.taken_up,
+        records_waiting=behind.waiting,
+        records_lag_s=behind.lag_s,
+        cdr_source_up=not behind.source_away,
+    )

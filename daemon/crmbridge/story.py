@@ -31,6 +31,7 @@ class Entry:
 
     at: datetime
     """Aware UTC."""
+    pbx: str
     linkedid: str
     source: str
     """`callback`, `request` (to the CRM), `click` or `call list`."""
@@ -59,7 +60,7 @@ def timeline(told: Iterable[Told], clicks: Iterable[Listed], lines: Iterable[Cal
 
 def _callback(one: Told) -> Iterator[Entry]:
     event = one.delivery.event
-    about = event.linkedid, event.extension, event.number
+    about = event.pbx, event.linkedid, event.extension, event.number
     became = "dropped by hand" if one.dropped else _BECAME[one.delivery.state]
     yield _entry(event.at, "callback", *about, f"{_SAYS[event.kind]} the caller, ClientId {event.client_id}: {became}")
     for attempt in one.attempts:
@@ -69,7 +70,7 @@ def _callback(one: Told) -> Iterator[Entry]:
 
 def _click(one: Listed) -> Iterator[Entry]:
     asked, news = one.asked, one.news
-    about = asked.click_id, asked.extension, asked.dialed or asked.number
+    about = asked.pbx, asked.click_id, asked.extension, asked.dialed or asked.number
     who = ":".join(filter(None, (asked.user, asked.address)))
     decided = _DECIDED_AT_ONCE.get(news.outcome)
     why = f", {news.code}: {news.reason}" if news.code else ""
@@ -86,8 +87,8 @@ def _line(row: CallRow) -> Entry:
     how = f"talked {row.talk_s} s" if row.talk_s else "nobody talked"
     recording = f", recorded as {row.filename}" if row.filename else ""
     what = f"{direction}, {how}, ClientId {row.client_id}{recording}"
-    return _entry(row.started_at, "call list", row.linkedid, row.extension, row.number, what)
+    return _entry(row.started_at, "call list", row.pbx, row.linkedid, row.extension, row.number, what)
 
 
-def _entry(at: datetime, source: str, linkedid: str, extension: str, number: str, what: str) -> Entry:
-    return Entry(at, linkedid, source, extension, number, what)
+def _entry(at: datetime, source: str, pbx: str, linkedid: str, extension: str, number: str, what: str) -> Entry:
+    return Entry(at, pbx, linkedid, source, extension, number, what)

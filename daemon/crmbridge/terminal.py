@@ -32,6 +32,9 @@ _PIPE_WIDTH = 120
 T = TypeVar("T")
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The settings file.", metavar="FILE")]
+PbxOption = Annotated[
+    str | None, typer.Option("--pbx", metavar="NAME", help="Which PBX, where the settings name several.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="For a program to read.")]
 
 
@@ -41,6 +44,26 @@ def load(file: Path) -> Settings:
         return config.load(file)
     except ConfigError as error:
         fail(str(error), EX_CONFIG)
+
+
+def one_pbx(settings: Settings, name: str | None) -> Settings:
+    """Those of the PBX of this name, or of the only one; where there are several, the process ends with their names."""
+    found = some_pbxes(settings, name)
+    if len(found) > 1:
+        fail(f"there are several PBXes: name one with --pbx ({_names(settings)})", 2)
+    return found[0]
+
+
+def some_pbxes(settings: Settings, name: str | None) -> list[Settings]:
+    """Those of the PBX of this name; without a name, of each."""
+    found = [one for one in settings.each() if name in {None, one.pbx.name}]
+    if not found:
+        fail(f"there is no PBX {name!r} in the settings (known: {_names(settings)})", 2)
+    return found
+
+
+def _names(settings: Settings) -> str:
+    return ", ".join(one.pbx.name for one in settings.each())
 
 
 def run(work: Coroutine[object, object, T]) -> T:

@@ -578,35 +578,35 @@ async def test_metrics_tell_what_was_told(tmp_path: Path, pbx: SimulatedPbx, crm
         await bridge.logged("ami.connected", times=2)
         lines = (await metrics(await bridge.port())).splitlines()
     for line in (
-        'crmbridge_callbacks_total{operation="incomingCall",state="confirmed"} 1.0',
+        'crmbridge_callbacks_total{operation="incomingCall",pbx="pbx",state="confirmed"} 1.0',
         'crmbridge_callback_confirmed_seconds_count{operation="incomingCallAnswered"} 1.0',
         "crmbridge_callbacks_waiting 0.0",
         "crmbridge_requests_total 2.0",
-        "crmbridge_ami_connected 1.0",
-        'crmbridge_ami_attempts_total{result="session"} 2.0',
-        'crmbridge_ami_attempts_total{result="unreachable"} 0.0',
-        'crmbridge_ami_sessions_ended_total{reason="lost"} 1.0',
-        'crmbridge_ami_sessions_ended_total{reason="silent"} 0.0',
-        'crmbridge_ami_events_total{event="Newchannel"} 4.0',
-        'crmbridge_ami_events_total{event="FullyBooted"} 2.0',
-        "crmbridge_resyncs_total 0.0",
+        'crmbridge_ami_connected{pbx="pbx"} 1.0',
+        'crmbridge_ami_attempts_total{pbx="pbx",result="session"} 2.0',
+        'crmbridge_ami_attempts_total{pbx="pbx",result="unreachable"} 0.0',
+        'crmbridge_ami_sessions_ended_total{pbx="pbx",reason="lost"} 1.0',
+        'crmbridge_ami_sessions_ended_total{pbx="pbx",reason="silent"} 0.0',
+        'crmbridge_ami_events_total{event="Newchannel",pbx="pbx"} 4.0',
+        'crmbridge_ami_events_total{event="FullyBooted",pbx="pbx"} 2.0',
+        'crmbridge_resyncs_total{pbx="pbx"} 0.0',
         "crmbridge_disk_refuses 0.0",
-        "crmbridge_intake_dropped_frames_total 0.0",
+        'crmbridge_intake_dropped_frames_total{pbx="pbx"} 0.0',
         "crmbridge_call_list_up 1.0",
-        "crmbridge_cdr_source_up 1.0",
-        "crmbridge_call_records_waiting 0.0",
-        "crmbridge_call_records_lag_seconds 0.0",
+        'crmbridge_cdr_source_up{pbx="pbx"} 1.0',
+        'crmbridge_call_records_waiting{pbx="pbx"} 0.0',
+        'crmbridge_call_records_lag_seconds{pbx="pbx"} 0.0',
         "crmbridge_call_list_lookup_seconds_count 1.0",
-        'crmbridge_originate_seconds_count{result="accepted"} 1.0',
-        'crmbridge_originate_seconds_count{result="originate_failed"} 0.0',
+        'crmbridge_originate_seconds_count{pbx="pbx",result="accepted"} 1.0',
+        'crmbridge_originate_seconds_count{pbx="pbx",result="originate_failed"} 0.0',
         'crmbridge_log_lines_total{level="error"} 0.0',
         "crmbridge_log_lines_held_back_total 0.0",
     ):
         assert line in lines
     assert any(line.startswith("process_resident_memory_bytes ") for line in lines)
     assert any(line.startswith("process_open_fds ") for line in lines)
-    assert value(lines, "crmbridge_intake_delay_seconds_count") > 0
-    assert value(lines, "crmbridge_call_records_total") >= 1
+    assert value(lines, 'crmbridge_intake_delay_seconds_count{pbx="pbx"}') > 0
+    assert value(lines, 'crmbridge_call_records_total{pbx="pbx"}') >= 1
     assert value(lines, 'crmbridge_log_lines_total{level="info"}') > 5
     assert "033004799" not in "".join(lines)
 
@@ -623,10 +623,10 @@ async def test_metrics_tell_of_a_source_that_is_away(tmp_path: Path, pbx: Simula
         await pbx.play(trace("01_did_to_ext_answered"), speed=10)
         await bridge.logged("crm.confirmed", times=2)
         lines = (await metrics(await bridge.port())).splitlines()
-        assert value(lines, "crmbridge_cdr_source_up") == 0
+        assert value(lines, 'crmbridge_cdr_source_up{pbx="pbx"}') == 0
         assert value(lines, "crmbridge_call_list_up") == 1
-        assert value(lines, "crmbridge_call_records_waiting") >= 1
-        assert value(lines, "crmbridge_call_records_lag_seconds") > 0
+        assert value(lines, 'crmbridge_call_records_waiting{pbx="pbx"}') >= 1
+        assert value(lines, 'crmbridge_call_records_lag_seconds{pbx="pbx"}') > 0
         assert value(lines, 'crmbridge_log_lines_total{level="error"}') == 1
         assert (await get(await bridge.port(), "/readyz"))[0] == 200, "popups go on without it"
 

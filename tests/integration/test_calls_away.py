@@ -74,17 +74,17 @@ async def test_a_database_that_is_away_then_there_then_hangs(tmp_path: Path) -> 
             assert len(await bridge.logged("call_list.unavailable")) == 1, "said once"
             await pbx.play(trace("01_did_to_ext_answered"), speed=100)
             await bridge.logged("cdr.not_stored")
-            assert await asked.reading("crmbridge_call_records_waiting") >= 1
-            assert await asked.reading("crmbridge_call_records_lag_seconds") > 0
+            assert await asked.reading('crmbridge_call_records_waiting{pbx="pbx"}') >= 1
+            assert await asked.reading('crmbridge_call_records_lag_seconds{pbx="pbx"}') > 0
             with mariadb.running(port=port) as server:
                 server.run("CREATE DATABASE calls")
                 await asked.until_there()
                 await bridge.logged("call_list.available")
                 await bridge.logged("cdr.stored")
                 assert await asked.up()
-                assert await asked.reading("crmbridge_call_records_waiting") == 0
-                assert await asked.reading("crmbridge_call_records_lag_seconds") == 0
-                assert await asked.reading("crmbridge_call_records_total") >= 1
+                assert await asked.reading('crmbridge_call_records_waiting{pbx="pbx"}') == 0
+                assert await asked.reading('crmbridge_call_records_lag_seconds{pbx="pbx"}') == 0
+                assert await asked.reading('crmbridge_call_records_total{pbx="pbx"}') >= 1
                 with stopped(server):
                     async with asyncio.timeout(LIMIT_S):
                         assert set(await asyncio.gather(*(asked.calls() for _ in range(20)))) == {away}

@@ -36,19 +36,20 @@ CLICK = Asked(
     number="+972 3 300 4799",
     dialed="033004799",
     outcome=Outcome.IN_PROGRESS,
+    pbx="haifa",
 )
 REFUSED = replace(CLICK, dialed=None, outcome=Outcome.REFUSED, code="number_not_allowed", reason="no")
 
 
 @asynccontextmanager
 async def store(folder: Path) -> AsyncIterator[ClickStore]:
-    async with asyncio.timeout(LIMIT_S), open_clicks(folder / "clicks.db", pbx="pbx") as opened:
+    async with asyncio.timeout(LIMIT_S), open_clicks(folder / "clicks.db") as opened:
         yield opened
 
 
 @asynccontextmanager
 async def running(opened: ClickStore) -> AsyncIterator[Clicks]:
-    clicks = Clicks(store=opened, calls=ClickCalls(longest_ring_s=86_400))
+    clicks = Clicks(store=opened, calls={"haifa": ClickCalls(longest_ring_s=86_400)})
     await clicks.recall()
     task = asyncio.create_task(clicks.run())
     try:
@@ -78,8 +79,8 @@ async def test_a_click_from_its_beginning_to_its_end(tmp_path: Path) -> None:
             assert first.asked == CLICK
             assert clicks.in_progress == 1
             clicks.settled(CLICK.click_id, Result())
-            clicks.take(newchannel(state="6"), AT + timedelta(seconds=3))
-            clicks.take(hangup(), AT + timedelta(seconds=4))
+            clicks.take("haifa", newchannel(state="6"), AT + timedelta(seconds=3))
+            clicks.take("haifa", hangup(), AT + timedelta(seconds=4))
             assert clicks.in_progress == 0
         (last,) = await opened.listing()
     assert last.news == News(CLICK.click_id, AT + timedelta(seconds=4), Outcome.NOT_DIALED, Side.ANSWERED, cause=16)
@@ -94,8 +95,8 @@ async def test_the_log_has_a_line_for_each_step(tmp_path: Path) -> None:
     with capture_logs() as logs:
         async with store(tmp_path) as opened, running(opened) as clicks:
             await clicks.accepted(CLICK)
-            clicks.take(newchannel(state="6"), AT)
-            clicks.take(hangup(), AT)
+            clicks.take("haifa", newchannel(state="6"), AT)
+            clicks.take("haifa", hangup(), AT)
     lines = [(line["event"], line.get("state", line.get("outcome"))) for line in logs]
     assert lines == [("click.phone", "answered"), ("click.ended", "not_dialed")]
     assert {line["click"] for line in logs} == {CLICK.click_id}
@@ -120,9 +121,9 @@ async def test_an_end_keeps_the_code_that_came_before_it(tmp_path: Path) -> None
     async with store(tmp_path) as opened:
         async with running(opened) as clicks:
             await clicks.accepted(CLICK)
-            clicks.take(newchannel(state="6"), AT)
+            clicks.take("haifa", newchannel(state="6"), AT)
             clicks.settled(CLICK.click_id, Result(Code.UNKNOWN, "why"))
-            clicks.take(hangup(), AT)
+            clicks.take("haifa", hangup(), AT)
         (one,) = await opened.listing()
     assert (one.news.outcome, one.news.code, one.news.phone) == (Outcome.NOT_DIALED, Code.UNKNOWN.value, Side.ANSWERED)
 
@@ -137,10 +138,10 @@ async def test_a_click_of_before_a_restart_is_followed_or_unknown(tmp_path: Path
             assert after.in_progress == 2
             listed = {**newchannel(state="6"), "Event": "CoreShowChannel", "ActionID": "a"}
             now = datetime.now(UTC)
-            after.take(listed, now)
-            after.take({"Event": "CoreShowChannelsComplete", "ActionID": "a", "ListItems": "1"}, now)
+            after.take("haifa", listed, now)
+            after.take("haifa", {"Event": "CoreShowChannelsComplete", "ActionID": "a", "ListItems": "1"}, now)
             assert after.in_progress == 1
-            after.take(hangup(), now)
+            after.take("haifa", hangup(), now)
         ends = {one.asked.click_id: one.news.outcome for one in await opened.listing()}
     assert ends == {CLICK.click_id: Outcome.NOT_DIALED, other.click_id: Outcome.UNKNOWN}
 
@@ -151,8 +152,8 @@ async def test_repeated_and_refused_clicks_are_listed_beside_the_one_that_was_pl
             await clicks.accepted(CLICK)
             clicks.refused(replace(CLICK, outcome=Outcome.REPEATED))
             clicks.refused(replace(REFUSED, click_id="crm-3.0"))
-            clicks.take(newchannel(state="6"), AT)
-            clicks.take(hangup(), AT)
+            clicks.take("haifa", newchannel(state="6"), AT)
+            clicks.take("haifa", hangup(), AT)
         listed = await opened.listing()
     assert [one.news.outcome for one in listed] == [Outcome.REFUSED, Outcome.REPEATED, Outcome.NOT_DIALED]
     assert listed[0].news.code == "number_not_allowed"

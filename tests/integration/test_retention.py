@@ -22,7 +22,7 @@ from crmbridge.store.outbox import Outbox, open_outbox
 from crmbridge.store.schema import StoreError
 
 NOW = datetime(2026, 11, 27, 12, 0, tzinfo=UTC)
-KEEPS = Keeps(days=180, outbox_bytes=2**30, calls_days=None, records_elsewhere=True)
+KEEPS = Keeps(days=180, outbox_bytes=2**30, calls_days=None, records_elsewhere={"pbx": True})
 
 
 @dataclass
@@ -43,7 +43,7 @@ async def stores(tmp_path: Path) -> AsyncIterator[Stores]:
     """A callback and a call of each of some days ago."""
     async with AsyncExitStack() as stack:
         outbox = await stack.enter_async_context(open_outbox(tmp_path / "outbox.db"))
-        clicks = await stack.enter_async_context(open_clicks(tmp_path / "clicks.db", pbx="pbx"))
+        clicks = await stack.enter_async_context(open_clicks(tmp_path / "clicks.db"))
         calls = await stack.enter_async_context(open_call_list(sqlite_url(tmp_path / "calls.db"), HISTORY.rows, UTC))
         for days in (0, 6, 8, 200, 400):
             at = NOW - timedelta(days=days)
@@ -51,7 +51,7 @@ async def stores(tmp_path: Path) -> AsyncIterator[Stores]:
             await outbox.expire([one.id])
             await calls.add([record(int(at.timestamp()), days)])
         made = Stores(outbox, calls, KEEPS, None)  # type: ignore[arg-type]  # in the next line
-        made.retention = Retention(pbx="pbx", outbox=outbox, clicks=clicks, calls=calls, keeps=lambda: made.keeps)
+        made.retention = Retention(outbox=outbox, clicks=clicks, calls=calls, keeps=lambda: made.keeps)
         yield made
 
 
@@ -69,7 +69,7 @@ async def test_records_that_the_pbx_keeps_go_after_a_week_and_their_calls_stay(s
 
 
 async def test_records_that_only_we_have_stay_as_long_as_their_calls(stores: Stores) -> None:
-    stores.keeps = replace(KEEPS, records_elsewhere=False)
+    stores.keeps = replace(KEEPS, records_elsewhere={"pbx": False})
     await stores.retention.once(NOW)
     assert await stores.left() == (3, 5, 5)
     stores.keeps = replace(stores.keeps, calls_days=300)

@@ -54,7 +54,7 @@ async def config(tmp_path: Path) -> Path:
         await outbox.record(rings[0].id, Attempt(tried + timedelta(seconds=1), 0.031, 200, "success"), State.CONFIRMED)
         await outbox.record(rings[1].id, Attempt(tried, 0.02, 200, "no such extension"), State.REFUSED)
         await outbox.drop(rings[2].id, AT)
-    async with open_clicks(tmp_path / "clicks.db", pbx="pbx") as clicks:
+    async with open_clicks(tmp_path / "clicks.db") as clicks:
         at = AT + timedelta(seconds=60)
         asked = Asked(CLICK, at, "203.0.113.7", "crm", "10", "777", "03-300-4799", NUMBER, Outcome.IN_PROGRESS)
         refused = Asked("crm-1.b", at, "203.0.113.7", "crm", "10", "7", NUMBER, None, Outcome.REFUSED, "extension_not_allowed", "sExt is no extension")  # fmt: skip  # noqa: E501

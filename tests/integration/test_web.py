@@ -23,9 +23,11 @@ from structlog.testing import capture_logs
 
 from crmbridge.calls.clicks import Asked, Outcome
 from crmbridge.calls.dialable import Dialable
-from crmbridge.calls.dialing import Code, Dialing, DialingRules, Result
+from crmbridge.calls.dialing import Click, Code, Dialing, DialingRules, Result
 from crmbridge.calls.history import CallRow, Page, Position
 from crmbridge.calls.numbers import Numbers
+from crmbridge.calls.phone_states import PhoneState
+from crmbridge.calls.routing import Phones
 from crmbridge.web import call_list, connection, dialer, parameters
 from crmbridge.web.access import Access, Account
 from crmbridge.web.attempts import FREE
@@ -58,9 +60,9 @@ class Pbx:
         self.go = asyncio.Event()
         self.go.set()
 
-    async def originate(self, extension: str, number: str, click_id: str) -> Result:
-        self.calls.append((extension, number))
-        self.ids.append(click_id)
+    async def originate(self, click: Click) -> Result:
+        self.calls.append((click.extension, click.number))
+        self.ids.append(click.id)
         self.asked.set()
         await self.go.wait()
         if self.error:
@@ -90,7 +92,8 @@ class Calls:
         return self.page
 
 
-def link(filename: str, client_id: str) -> str | None:
+def link(filename: str, client_id: str, pbx: str) -> str | None:
+    assert pbx
     return None if filename.startswith("/elsewhere/") else f"/recordings/{filename}?for={client_id}"
 
 
@@ -199,13 +202,21 @@ async def running(
 ) -> AsyncIterator[Site]:
     pbx, calls, troubles, trail = Pbx(), Calls(), list[str](), Trail()
     rules = DialingRules(
-        dialable=Dialable.from_settings(region="IL", extensions=r"7\d\d"),
-        client_ids={"10", "11"} if others else {"10"},
+        dialable={"pbx": Dialable.from_settings(region="IL", extensions=r"7\d\d")},
         per_extension_per_minute=limits[0],
         per_minute=limits[1],
         duplicate_window_s=60,
     )
-    dialing = Dialing(rules, owns=owns)
+    clients = {"10", "11"} if others else {"10"}
+    phones = Phones(
+        pbx="pbx",
+        serves=clients.__contains__,
+        owns=owns,
+        lists=lambda client_id, extension: False,  # noqa: ARG005  # nobody's by name
+        knows=lambda extension: True,  # noqa: ARG005  # all are known
+        state=lambda extension: PhoneState.MAY_RING,  # noqa: ARG005  # of all
+    )
+    dialing = Dialing(rules, [phones])
     server = Server(
         listen=listen,
         access=Access(

@@ -174,7 +174,7 @@ def test_a_client_may_have_credentials_and_addresses_of_its_own(tmp_path: Path) 
     assert eleven.stands_apart
     assert not twelve.stands_apart
     assert "s3cret" not in repr(settings)
-    common, of_eleven = build.accounts(settings.http, settings.crm, build.clients(settings.crm))
+    common, of_eleven = build.accounts(settings)
     assert (common.username, common.client_ids, common.allow) == (
         "crm",
         frozenset({"10", "12"}),
@@ -186,10 +186,10 @@ def test_a_client_may_have_credentials_and_addresses_of_its_own(tmp_path: Path) 
 
 def test_the_common_credentials_are_for_all_who_have_none(tmp_path: Path) -> None:
     settings = config.load(write(tmp_path, GOOD + CLIENTS.replace("username", "#").replace("password", "#")))
-    common, of_eleven = build.accounts(settings.http, settings.crm, build.clients(settings.crm))
+    common, of_eleven = build.accounts(settings)
     assert (of_eleven.username, of_eleven.client_ids, of_eleven.allow) == ("crm", frozenset({"11"}), ["192.0.2.11"])
     settings = config.load(write(tmp_path, GOOD + "[[crm.clients]]\nclient_id = 11\nextensions = [711]"))
-    (common,) = build.accounts(settings.http, settings.crm, build.clients(settings.crm))
+    (common,) = build.accounts(settings)
     assert common.client_ids is None
 
 

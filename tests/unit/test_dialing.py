@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Collection
 
 import phonenumbers
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from crmbridge.calls.dialable import MAX_RAW, Dialable, MalformedError, NotAllowedError
 from crmbridge.calls.dialing import Click, Code, Dialing, DialingRules, Refusal, Result
 from crmbridge.calls.phone_states import PhoneState
+from crmbridge.calls.routing import Phones
 
 ISRAEL = Dialable.from_settings(region="IL", extensions=r"7\d\d")
 
@@ -231,14 +233,37 @@ def test_whatever_is_asked_what_is_dialed_has_a_strict_alphabet(number: str) -> 
 
 def dialing(**other: object) -> Dialing:
     values: dict[str, object] = {
-        "dialable": ISRAEL,
-        "client_ids": {"10", "11"},
+        "dialable": {"pbx": ISRAEL},
         "per_extension_per_minute": 3,
         "per_minute": 5,
         "duplicate_window_s": 10,
     }
-    parts = {name: other.pop(name) for name in ("owns", "in_progress", "state") if name in other}
-    return Dialing(DialingRules(**(values | other)), **parts)  # type: ignore[arg-type]  # a test's table
+    in_progress = {"in_progress": other.pop("in_progress")} if "in_progress" in other else {}
+    of_phones = {name: other.pop(name) for name in ("owns", "state") if name in other}
+    return Dialing(
+        DialingRules(**(values | other)),  # type: ignore[arg-type]  # a test's table
+        [phones("pbx", **of_phones)],  # type: ignore[arg-type]
+        **in_progress,  # type: ignore[arg-type]
+    )
+
+
+def phones(
+    pbx: str,
+    *,
+    serves: Collection[str] = ("10", "11"),
+    owns: Callable[[str, str], bool] = lambda client_id, extension: True,  # noqa: ARG005  # all own everything
+    lists: Collection[tuple[str, str]] = (),
+    knows: Collection[str] = (),
+    state: Callable[[str], PhoneState] = lambda extension: PhoneState.MAY_RING,  # noqa: ARG005  # of all
+) -> Phones:
+    return Phones(
+        pbx=pbx,
+        serves=lambda client_id: client_id in serves,
+        owns=owns,
+        lists=lambda client_id, extension: (client_id, extension) in lists,
+        knows=lambda extension: extension in knows,
+        state=state,
+    )
 
 
 class Clicks:

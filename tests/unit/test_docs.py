@@ -20,7 +20,7 @@ from crmbridge.calls.dialing import Code
 from crmbridge.calls.phases import diagram, drawn
 from crmbridge.calls.tracker import Tracker
 from crmbridge.cli import cli
-from crmbridge.config import Settings, parse
+from crmbridge.config import ClientSettings, OnePbxSettings, OwnDialerSettings, Settings, parse
 from crmbridge.web.metrics import FINAL
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +48,18 @@ def uncommented() -> dict[str, Any]:
     return values
 
 
+def in_short_form() -> dict[str, Any]:
+    """That of one PBX."""
+    return {name: section for name, section in uncommented().items() if name != "pbxes"}
+
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    name: section.annotation
+    for name, section in Settings.model_fields.items()
+    if isinstance(section.annotation, type) and issubclass(section.annotation, BaseModel)
+}
+
+
 def test_the_example_is_valid_as_it_stands_once_the_secrets_are_filled_in() -> None:
     values = tomllib.loads(EXAMPLE)
     values["ami"]["secret"] = values["http"]["password"] = "filled in"
@@ -55,11 +67,9 @@ def test_the_example_is_valid_as_it_stands_once_the_secrets_are_filled_in() -> N
 
 
 def test_the_example_holds_every_key_with_its_default() -> None:
-    shown = parse(uncommented(), source="docs/config.toml")
-    for name, section in Settings.model_fields.items():
-        model = section.annotation
-        assert isinstance(model, type)
-        assert issubclass(model, BaseModel)
+    shown = parse(in_short_form(), source="docs/config.toml")
+    assert {"pbxes", *SECTIONS} == set(Settings.model_fields)
+    for name, model in SECTIONS.items():
         for key, field in model.model_fields.items():
             where = f"{name}.{key}"
             assert key in uncommented()[name], f"{where} is missing in docs/config.toml"
@@ -67,12 +77,18 @@ def test_the_example_holds_every_key_with_its_default() -> None:
                 assert getattr(getattr(shown, name), key) == field.default, where
 
 
+def test_the_example_of_several_pbxes_is_valid_and_has_what_is_theirs_alone() -> None:
+    values = {name: section for name, section in uncommented().items() if name not in {"ami", "pbx", "cdr"}}
+    del values["crm"]["clients"]
+    parse(values, source="docs/config.toml")
+    (one,) = values["pbxes"]
+    assert set(one) == set(OnePbxSettings.model_fields)
+    assert set(one["dialer"]) == set(OwnDialerSettings.model_fields)
+
+
 def test_the_page_names_every_key() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
-    for section in Settings.model_fields.values():
-        model = section.annotation
-        assert isinstance(model, type)
-        assert issubclass(model, BaseModel)
+    for model in (*SECTIONS.values(), OnePbxSettings, ClientSettings):
         for key in model.model_fields:
             assert re.search(rf"`([a-z]+\.)?{key}`", page), f"{key} is missing in docs/configuration.md"
 
@@ -190,7 +206,7 @@ def test_every_command_that_a_page_names_is_one(page: Path) -> None:
 def test_every_event_that_the_page_on_troubles_names_is_logged() -> None:
     page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     kinds = {event.partition(".")[0] for event in logged()}
-    sections = parse(uncommented(), source="docs/config.toml").model_dump()
+    sections = parse(in_short_form(), source="docs/config.toml").model_dump()
     keys = {f"{section}.{key}" for section, values in sections.items() for key in values}
     named = {one for one in re.findall(r"`([a-z_]+\.[a-z_]+)`", page) if one.partition(".")[0] in kinds}
     assert named

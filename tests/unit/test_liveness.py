@@ -55,10 +55,11 @@ def test_a_longer_promise_replaces_a_shorter_one() -> None:
 @pytest.mark.parametrize(
     ("connected", "calls", "waiting", "troubles", "line"),
     [
-        (True, 3, 0, [], "AMI connected, 3 calls, 0 waiting"),
-        (True, 1, 2, [], "AMI connected, 1 call, 2 waiting"),
-        (False, 0, 7, ["CRM does not answer"], "AMI not connected, 0 calls, 7 waiting, CRM does not answer"),
+        ([True], 3, 0, [], "AMI connected, 3 calls, 0 waiting"),
+        ([True], 1, 2, [], "AMI connected, 1 call, 2 waiting"),
+        ([False], 0, 7, ["CRM does not answer"], "AMI not connected, 0 calls, 7 waiting, CRM does not answer"),
+        ([True, False, True], 3, 0, [], "2 of 3 PBXes connected, 3 calls, 0 waiting"),
     ],
 )
-def test_the_state_in_one_line(connected: bool, calls: int, waiting: int, troubles: list[str], line: str) -> None:
+def test_the_state_in_one_line(connected: list[bool], calls: int, waiting: int, troubles: list[str], line: str) -> None:
     assert status(connected=connected, calls=calls, waiting=waiting, troubles=troubles) == line

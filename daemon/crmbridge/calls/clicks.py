@@ -69,6 +69,8 @@ class Asked:
     """REFUSED, REPEATED or IN_PROGRESS."""
     code: str | None = None
     reason: str | None = None
+    pbx: str = ""
+    """On which it is placed, or would have been; empty where it came to none."""
 
 
 @dataclass(frozen=True, slots=True)

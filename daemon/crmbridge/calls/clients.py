@@ -43,6 +43,10 @@ class Clients:
         """The ClientId of an inbound call that first rings `extension`. Ask once per call and keep the answer."""
         return self._by_did.get(did) or self._by_trunk.get(trunk) or self._by_extension.get(extension) or self._default
 
+    def lists(self, client_id: str, extension: str) -> bool:
+        """Whether an entry of this client names the extension."""
+        return self._by_extension.get(extension) == client_id
+
     def owns(self, client_id: str, extension: str) -> bool:
         """Whether a click by this client may ring this extension.
 

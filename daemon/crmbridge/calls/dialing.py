@@ -10,12 +10,13 @@ placed nothing may it be tried again at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from crmbridge.calls.dialable import Dialable, MalformedError, NotAllowedError
 from crmbridge.calls.phone_states import PhoneState
+from crmbridge.calls.routing import Phones, nearest
 
 
 class Code(StrEnum):
@@ -24,6 +25,7 @@ class Code(StrEnum):
     MALFORMED = "malformed_parameter"
     UNKNOWN_CLIENT = "unknown_client"
     EXTENSION = "extension_not_allowed"
+    AMBIGUOUS = "extension_ambiguous"
     NUMBER = "number_not_allowed"
     UNREACHABLE = "extension_unreachable"
     BUSY = "extension_busy"
@@ -40,6 +42,8 @@ class Refusal:
     code: Code
     message: str
     retry_after_s: float = 0.0
+    pbx: str = ""
+    """To which it would have gone; empty where it came to none."""
 
 
 UNKNOWN_CLIENT = Refusal(Code.UNKNOWN_CLIENT, "no client here has this ClientId")
@@ -79,6 +83,7 @@ class Click:
     extension: str
     number: str
     """As it is dialed."""
+    pbx: str
     at_s: float
     result: Result | None = None
     """None while it is being placed."""
@@ -93,8 +98,8 @@ class Click:
 class DialingRules:
     """What the settings say of clicks."""
 
-    dialable: Dialable
-    client_ids: Collection[str]
+    dialable: Mapping[str, Dialable]
+    """By PBX."""
     per_extension_per_minute: int
     per_minute: int
     duplicate_window_s: float
@@ -105,27 +110,24 @@ class DialingRules:
 
 
 class Dialing:
-    """Decides about clicks for one PBX."""
+    """Decides about clicks for all PBXes of a bridge, each of which has its own phones; the limits are one."""
 
     def __init__(
         self,
         rules: DialingRules,
+        phones: Sequence[Phones],
         *,
-        owns: Callable[[str, str], bool] = lambda client_id, extension: True,  # noqa: ARG005  # all own everything
         in_progress: Callable[[], int] = lambda: 0,
-        state: Callable[[str], PhoneState] = lambda extension: PhoneState.MAY_RING,  # noqa: ARG005  # of all
     ) -> None:
-        """`owns(client_id, extension)`: whether a click by this client may ring this extension.
+        """`phones`: of each PBX that `rules` name.
 
-        `in_progress`: how many clicks are being placed or have a call that is not over. `state`: that of an
-        extension's phone.
+        `in_progress`: how many clicks are being placed or have a call that is not over.
         """
         self._rules = rules
-        self._owns = owns
+        self._phones = phones
         self._in_progress = in_progress
-        self._state = state
         self._clicks: dict[tuple[str, str, str], Click] = {}
-        self._buckets: dict[str, _Bucket] = {}
+        self._buckets: dict[tuple[str, str], _Bucket] = {}
         self._all = _Bucket(rules.per_minute)
 
     def follow(self, rules: DialingRules) -> None:
@@ -135,6 +137,11 @@ class Dialing:
         if rules.per_extension_per_minute != self._rules.per_extension_per_minute:
             self._buckets.clear()
         self._rules = rules
+
+    @property
+    def only(self) -> str | None:
+        """The PBX to which every click goes; None where there are several."""
+        return self._phones[0].pbx if len(self._phones) == 1 else None
 
     def __len__(self) -> int:
         """How many clicks are remembered."""
@@ -146,21 +153,24 @@ class Dialing:
         A Click with this `click_id` is to be placed, and then to be settled; one with another id is an earlier one
         that this repeats.
         """
-        if client_id not in self._rules.client_ids:
-            return UNKNOWN_CLIENT
-        if not self._rules.dialable.is_extension(extension) or not self._owns(client_id, extension):
-            return Refusal(Code.EXTENSION, "sExt is no extension of this client (pbx.extensions, crm.clients)")
+        phones = self._routed(client_id, extension)
+        if isinstance(phones, Refusal):
+            return phones
         try:
-            dialed = self._rules.dialable.dialed(number)
+            dialed = self._rules.dialable[phones.pbx].dialed(number)
         except MalformedError as error:
-            return Refusal(Code.MALFORMED, f"sNumber: {error}")
+            return Refusal(Code.MALFORMED, f"sNumber: {error}", pbx=phones.pbx)
         except NotAllowedError as error:
-            return Refusal(Code.NUMBER, str(error))
+            return Refusal(Code.NUMBER, str(error), pbx=phones.pbx)
         if dialed == extension:
-            return Refusal(Code.NUMBER, "an extension can't call itself")
+            return Refusal(Code.NUMBER, "an extension can't call itself", pbx=phones.pbx)
         self._forget(now_s)
-        click = Click(click_id, client_id, extension, dialed, now_s)
-        return self._clicks.get(click.key) or self._start(click)
+        click = Click(click_id, client_id, extension, dialed, phones.pbx, now_s)
+        before = self._clicks.get(click.key)
+        if before is not None:
+            return before
+        refusal = self._start(click, phones.state(extension))
+        return replace(refusal, pbx=phones.pbx) if refusal else click
 
     def settle(self, click: Click, result: Result, now_s: float) -> None:
         """Note what became of a click. What was certainly not placed may be clicked again at once."""
@@ -169,21 +179,38 @@ class Dialing:
         if result.code in NOT_PLACED:
             self._clicks.pop(click.key, None)
 
-    def _start(self, click: Click) -> Click | Refusal:
-        state, rules = self._state(click.extension), self._rules
+    def _routed(self, client_id: str, extension: str) -> Phones | Refusal:
+        """On which PBX this click rings."""
+        serving = [one for one in self._phones if one.serves(client_id)]
+        if not serving:
+            return UNKNOWN_CLIENT
+        dialable = self._rules.dialable
+        able = [one for one in serving if dialable[one.pbx].is_extension(extension) and one.owns(client_id, extension)]
+        if not able:
+            return Refusal(Code.EXTENSION, "sExt is no extension of this client (pbx.extensions, crm.clients)")
+        found = nearest(able, client_id, extension)
+        if len(found) > 1:
+            names = ", ".join(one.pbx for one in found)
+            why = f"sExt may be a phone of several PBXes ({names}): name it in crm.clients, with the PBX that has it"
+            return Refusal(Code.AMBIGUOUS, why)
+        return found[0]
+
+    def _start(self, click: Click, state: PhoneState) -> Refusal | None:
+        rules = self._rules
         if state in rules.not_rung:
             return _IN_VAIN[state]
         if self._in_progress() >= rules.max_calls:
             why = f"{rules.max_calls} clicks have calls in progress already (dialer.max_calls)"
             return Refusal(Code.TOO_MANY, why, _LINE_FREE_S)
-        bucket = self._buckets.setdefault(click.extension, _Bucket(rules.per_extension_per_minute))
+        phone = (click.pbx, click.extension)
+        bucket = self._buckets.setdefault(phone, _Bucket(rules.per_extension_per_minute))
         wait_s = max(bucket.wait_s(click.at_s), self._all.wait_s(click.at_s))
         if wait_s > 0:
             return Refusal(Code.TOO_MANY, "too many clicks in the last minute (dialer.per_minute and others)", wait_s)
         bucket.take(click.at_s)
         self._all.take(click.at_s)
         self._clicks[click.key] = click
-        return click
+        return None
 
     def _forget(self, now_s: float) -> None:
         """Drop what decides nothing any more. What is still being placed stays."""
@@ -191,8 +218,8 @@ class Dialing:
             one for one in self._clicks.values() if one.result and now_s - one.at_s >= self._rules.duplicate_window_s
         ]:
             del self._clicks[click.key]
-        for extension in [name for name, bucket in self._buckets.items() if bucket.is_full(now_s)]:
-            del self._buckets[extension]
+        for phone in [one for one, bucket in self._buckets.items() if bucket.is_full(now_s)]:
+            del self._buckets[phone]
 
 
 class _Bucket:

@@ -73,6 +73,11 @@ class PhoneStates:
             return PhoneState.TALKS
         return PhoneState.AWAY if all(one in AWAY for one in known) else PhoneState.MAY_RING
 
+    def knows(self, extension: str, device: str | None) -> bool:
+        """Whether there is such a phone, as far as the PBX has said: the extension's hint, or this device."""
+        hint, _ = self._hints.get(extension, ("", UNKNOWN))
+        return bool(hint) or self._devices.get(device or "", UNKNOWN) not in {UNKNOWN, "INVALID"}
+
     def _device(self, event: Headers) -> None:
         if "ActionID" in event:
             self._device_list.add(event)

@@ -5,6 +5,9 @@ docs/check.md has all of them, and tests hold it equal to LINKS.
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import dataclass, replace
+
 from crmbridge import build
 from crmbridge.checks import asterisk, clock, dialplan, http, machine, records, rights
 from crmbridge.checks.link import Link, State, broken, good
@@ -23,7 +26,8 @@ LINKS = (
     *(records.SOURCE, records.LIST, records.RECORDINGS),
     *(http.CRM, clock.CLOCK, http.DIALER, http.TLS),
 )
-"""In the order in which they are told. Those of Asterisk are left out where there is no session, `recordings` and `TLS`
+"""In the order in which they are told; those of one of several PBXes have its name before theirs (`haifa: AMI`), and
+come PBX by PBX. Those of Asterisk are left out where there is no session, `recordings` and `TLS`
 where the settings have none."""
 
 
@@ -34,17 +38,42 @@ def of_settings(trouble: str | None) -> Link:
 
 async def all_links(settings: Settings) -> list[Link]:
     """Try them all, one after the other."""
-    ahead_s: dict[str, float | None] = {}
     results = [of_settings(None), await machine.outbox(settings), machine.disk(settings)]
-    results += await _pbx(settings, ahead_s)
-    source, latest, ahead_s[clock.DATABASE] = await records.source(settings)
-    results += [source, await records.call_list(settings), *records.recordings(settings, latest)]
+    found = await asyncio.gather(*map(_one_pbx, settings.each()))
+    ahead_s = {name: value for one in found for name, value in one.ahead_s.items()}
+    results += [link for one in found for link in one.links]
+    results += [await records.call_list(settings), *(link for one in found for link in one.recordings)]
     crm, ahead_s[clock.CRM] = await http.crm(settings)
     results += [crm, clock.clock({name: value for name, value in ahead_s.items() if value is not None})]
     return [*results, http.dialer(settings), *http.certificate(settings)]
 
 
-async def _pbx(settings: Settings, ahead_s: dict[str, float | None]) -> list[Link]:
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What has to do with one PBX."""
+
+    links: list[Link]
+    recordings: list[Link]
+    ahead_s: dict[str, float | None]
+    """By how many seconds its clocks are ahead of ours."""
+
+
+async def _one_pbx(settings: Settings) -> _Found:
+    """`settings`: of this PBX alone."""
+    ahead_s: dict[str, float | None] = {}
+    links = await _asterisk(settings, ahead_s)
+    source, latest, ahead_s[clock.DATABASE] = await records.source(settings)
+    found = _Found([*links, source], records.recordings(settings, latest), ahead_s)
+    if not settings.names_pbxes:
+        return found
+    name = settings.pbx.name
+    links, recordings = (
+        [replace(one, name=f"{name}: {one.name}") for one in some] for some in (found.links, found.recordings)
+    )
+    return _Found(links, recordings, {f"{one}{clock.OF}{name}": value for one, value in ahead_s.items()})
+
+
+async def _asterisk(settings: Settings, ahead_s: dict[str, float | None]) -> list[Link]:
     """What has to do with Asterisk, as far as it could be asked."""
     ami, results = settings.ami, list[Link]()
     address = build.ami_address(ami)

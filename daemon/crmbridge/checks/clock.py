@@ -11,6 +11,8 @@ CLOCK = "clock"
 ASTERISK, DATABASE, CRM = "Asterisk", "the CDR database", "the CRM"
 LIMITS_S = {ASTERISK: 5, DATABASE: 60, CRM: 60}
 """Seconds. Asterisk's clock stands in every call's id and record; the others tell whose clock is wrong."""
+OF = " of "
+"""Stands between one of these and the name of one of several PBXes."""
 _MEND = "have time synchronised on both (timedatectl, chrony)"
 
 
@@ -20,13 +22,21 @@ def clock(ahead_s: Mapping[str, float]) -> Link:
         return weak(CLOCK, "not found out: nothing that could be asked told its time")
     wrong = {
         name: f"{name}'s clock is {abs(value):.0f} s {'ahead of' if value > 0 else 'behind'} ours"
-        f" (at most {LIMITS_S[name]} s are right): {_MEND}"
+        f" (at most {_limit_s(name)} s are right): {_MEND}"
         for name, value in ahead_s.items()
-        if abs(value) > LIMITS_S[name]
+        if abs(value) > _limit_s(name)
     }
-    faults = [told for name, told in wrong.items() if name == ASTERISK]
-    remarks = [told for name, told in wrong.items() if name != ASTERISK]
+    faults = [told for name, told in wrong.items() if _kind(name) == ASTERISK]
+    remarks = [told for name, told in wrong.items() if _kind(name) != ASTERISK]
     told = ", ".join(f"{name} {value:+.0f} s" for name, value in ahead_s.items())
     if not wrong:
         return good(CLOCK, f"differs from ours by: {told.replace('-0 s', '0 s').replace('+0 s', '0 s')}")
     return judged(CLOCK, told, faults=faults, remarks=remarks)
+
+
+def _kind(name: str) -> str:
+    return name.partition(OF)[0]
+
+
+def _limit_s(name: str) -> int:
+    return LIMITS_S[_kind(name)]

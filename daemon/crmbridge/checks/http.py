@@ -101,7 +101,7 @@ def _listening(settings: Settings) -> Link:
 
 def _who_may(settings: Settings) -> tuple[list[str], list[str]]:
     http = settings.http
-    accounts = build.accounts(http, settings.crm, build.clients(settings.crm))
+    accounts = build.accounts(settings)
     allowed = [ip_network(one, strict=False) for account in accounts for one in account.allow]
     faults, remarks = [], []
     if not allowed:

@@ -58,14 +58,11 @@ def disk(settings: Settings) -> Link:
     """Free space where we write, and where Asterisk records."""
     faults: list[str] = []
     remarks: list[str] = []
-    folders = {
-        "store.state_dir": _existing(settings.store.state_dir),
-        "cdr.recordings_dir": settings.cdr.recordings_dir,
-    }
+    recordings = dict.fromkeys(one.cdr.recordings_dir for one in settings.each())
+    folders = [("store.state_dir", _existing(settings.store.state_dir))]
+    folders += [("cdr.recordings_dir", folder) for folder in recordings if folder is not None]
     told = []
-    for setting, folder in folders.items():
-        if folder is None:
-            continue
+    for setting, folder in folders:
         try:
             stat = os.statvfs(folder)
         except (FileNotFoundError, NotADirectoryError, PermissionError):

@@ -43,16 +43,24 @@ Rows = Callable[[Iterable[Cdr]], list[CallRow]]
 
 @asynccontextmanager
 async def open_call_list(
-    url: str | URL, rows: Rows, timezone: tzinfo, *, recover: Recover | None = None, later: bool = False
+    url: str | URL,
+    rows: Rows,
+    timezone: tzinfo,
+    *,
+    zones: Mapping[str, tzinfo] | None = None,
+    recover: Recover | None = None,
+    later: bool = False,
 ) -> AsyncIterator[CallList]:
     """Open the call list at this address. Raises StoreError, with what to do about it.
+
+    `zones`: of PBXes that are not in `timezone`, by name.
 
     `recover` and `later`, for the daemon: a damaged file is set aside; a database that can't be had at present is no
     reason not to start; and few numbers are kept in memory.
     """
     database = await opened(url, [SCHEMA], recover=recover, later=later)
     try:
-        yield CallList(database, rows, timezone, KnownNumbers(FEW_KNOWN if later else MOST_KNOWN))
+        yield CallList(database, rows, timezone, KnownNumbers(FEW_KNOWN if later else MOST_KNOWN), zones)
     finally:
         await database.close()
 
@@ -60,8 +68,16 @@ async def open_call_list(
 class CallList:
     """The call list in its database. All methods raise StoreError, within seconds also where the database hangs."""
 
-    def __init__(self, database: Database, rows: Rows, timezone: tzinfo, numbers: KnownNumbers) -> None:
+    def __init__(
+        self,
+        database: Database,
+        rows: Rows,
+        timezone: tzinfo,
+        numbers: KnownNumbers,
+        zones: Mapping[str, tzinfo] | None = None,
+    ) -> None:
         """`rows` makes the lines of one call from all its records; `timezone` is the PBX's. Use `open_call_list`."""
+        self._zones = zones or {}
         self._database = database
         self._rows = rows
         self._timezone = timezone
@@ -108,8 +124,8 @@ class CallList:
     async def _put_lines(
         self, connection: AsyncConnection, pbx: str, calls: Mapping[str, Sequence[CallRow]], prunings: int
     ) -> tuple[int, Numbers]:
-        known = self._numbers.of(pbx, prunings)
-        return await call_writes.put_lines(connection, pbx, calls, known, self._timezone) if calls else (0, {})
+        known, zone = self._numbers.of(pbx, prunings), self._zones.get(pbx, self._timezone)
+        return await call_writes.put_lines(connection, pbx, calls, known, zone) if calls else (0, {})
 
     async def known(self, pbx: str, since_at: datetime, until_at: datetime) -> set[tuple[str, str, str, int, str]]:
         """The keys (`Cdr.key`) of the records that begin then; `since_at` included, `until_at` not."""

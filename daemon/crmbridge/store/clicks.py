@@ -88,6 +88,7 @@ class Which:
     number: str | None = None
     """As it was asked for, or as it was dialed."""
     client_id: str | None = None
+    pbx: str | None = None
     outcome: Outcome | None = None
     click_id: str | None = None
     since: datetime | None = None
@@ -103,7 +104,7 @@ class Listed:
 
 
 @asynccontextmanager
-async def open_clicks(path: Path, *, pbx: str, sole: bool = True) -> AsyncIterator[ClickStore]:
+async def open_clicks(path: Path, *, sole: bool = True) -> AsyncIterator[ClickStore]:
     """Open the trail in this file, made if it is missing. Raises StoreError, with what to do about it.
 
     The daemon opens it for `sole` use (it holds the outbox's lock) and sets it aside where it is damaged; commands that
@@ -111,7 +112,7 @@ async def open_clicks(path: Path, *, pbx: str, sole: bool = True) -> AsyncIterat
     """
     recover = begin_anew if sole else None
     engine, refusal = await asyncio.to_thread(open_or_later, path, [SCHEMA], recover, later=sole)
-    store = ClickStore(engine, Journal(engine, [SCHEMA], recover=recover, refusal=refusal), pbx)
+    store = ClickStore(engine, Journal(engine, [SCHEMA], recover=recover, refusal=refusal))
     try:
         yield store
     finally:
@@ -119,12 +120,11 @@ async def open_clicks(path: Path, *, pbx: str, sole: bool = True) -> AsyncIterat
 
 
 class ClickStore:
-    """The clicks on one PBX, on disk."""
+    """The clicks on all PBXes of a bridge, on disk."""
 
-    def __init__(self, engine: Engine, journal: Journal, pbx: str) -> None:
+    def __init__(self, engine: Engine, journal: Journal) -> None:
         """Use `open_clicks`."""
         self._engine = engine
-        self._pbx = pbx
         self._reading = reading_apart(engine)
         self._journal = journal
 
@@ -137,7 +137,7 @@ class ClickStore:
 
         def operation(connection: Connection) -> None:
             for change in changes:
-                _add(connection, self._pbx, change) if isinstance(change, Asked) else _change(connection, change)
+                _add(connection, change) if isinstance(change, Asked) else _change(connection, change)
 
         await self._journal.write(operation, lambda: None)
 
@@ -151,7 +151,7 @@ class ClickStore:
     async def in_progress(self) -> list[Listed]:
         """Those whose end is not known, oldest first. Raises StoreError."""
         going_on = _clicks.c.outcome == Outcome.IN_PROGRESS.value
-        return await self._read([going_on, _clicks.c.pbx == self._pbx], [_clicks.c.id], limit=None)
+        return await self._read([going_on], [_clicks.c.id], limit=None)
 
     async def listing(self, which: Which | None = None, limit: int = 100) -> list[Listed]:
         """Clicks, newest first. Raises StoreError."""
@@ -172,9 +172,9 @@ class ClickStore:
             return [_listed(row) for row in connection.execute(query)]
 
 
-def _add(connection: Connection, pbx: str, asked: Asked) -> None:
+def _add(connection: Connection, asked: Asked) -> None:
     values = {name: _clean(value) for name, value in asdict(asked).items()}
-    connection.execute(_clicks.insert().values(**values, pbx=pbx, changed_at=asked.at))
+    connection.execute(_clicks.insert().values(**values, changed_at=asked.at))
 
 
 def _change(connection: Connection, news: News) -> None:
@@ -210,6 +210,7 @@ def _wanted(which: Which) -> list[ColumnElement[bool]]:
     equal: tuple[tuple[Column[Any], str | None], ...] = (
         (columns.extension, which.extension),
         (columns.client_id, which.client_id),
+        (columns.pbx, which.pbx),
         (columns.outcome, which.outcome),
         (columns.click_id, which.click_id),
     )

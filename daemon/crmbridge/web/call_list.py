@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Protocol
 
@@ -71,9 +71,9 @@ class ByNumber(Protocol):
     ) -> Page: ...
 
 
-def no_link(filename: str, client_id: str) -> None:
+def no_link(filename: str, client_id: str, pbx: str) -> None:
     """What `link` is where no recordings are served."""
-    del filename, client_id
+    del filename, client_id, pbx
 
 
 class CallListing:
@@ -88,18 +88,21 @@ class CallListing:
         refusal: type[Exception],
         key: Callable[[str], str],
         timezone: tzinfo,
-        link: Callable[[str, str], str | None] = no_link,
+        zones: Mapping[str, tzinfo] | None = None,
+        link: Callable[[str, str, str], str | None] = no_link,
         took: Callable[[float], None] = lambda seconds: None,  # noqa: ARG005
     ) -> None:
         """`refusal`: what `by_number` raises while its database is away. `key`: the same for all spellings of a number.
 
-        `timezone`: the PBX's. `link`: what opens a client's recording without credentials, None where nothing does.
+        `timezone`: the PBX's; `zones`: of PBXes that are in another one, by name. `link`: what opens a client's
+        recording on a PBX without credentials, None where nothing does.
         `took` hears how long each answer of `by_number` took.
         """
         self._by_number = by_number
         self._refusal = refusal
         self._key = key
         self._timezone = timezone
+        self._zones = zones or {}
         self._link = link
         self._took = took
         self._outage = Outage("call_list")
@@ -210,14 +213,14 @@ class CallListing:
 
     def _shown(self, row: CallRow) -> dict[str, object]:
         line: dict[str, object] = {
-            "time": row.started_at.astimezone(self._timezone).isoformat(" ", "seconds")[:19],
+            "time": row.started_at.astimezone(self._zones.get(row.pbx, self._timezone)).isoformat(" ", "seconds")[:19],
             "ext": row.extension,
             "number": row.number,
             "duration": row.talk_s,
             "filename": row.filename,
             "incoming": row.incoming,
         }
-        if row.filename and (link := self._link(row.filename, row.client_id)):
+        if row.filename and (link := self._link(row.filename, row.client_id, row.pbx)):
             line["link"] = link
         return line
 

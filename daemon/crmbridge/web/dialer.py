@@ -5,9 +5,9 @@
 `/dialer/sodialer.php:6560` is the same. The answer comes when the PBX has taken the order, not when somebody answers.
 
 Errors, besides those of every request: 400 `missing_parameter`, `malformed_parameter`; 403 `unknown_client`,
-`extension_not_allowed`, `number_not_allowed`; 409 `extension_unreachable`, `extension_busy`; 429 `too_many` (with
-Retry-After); 502 `originate_failed`; 503 `pbx_not_connected`; 504 `originate_unknown` (the PBX did not answer in time:
-the phone may ring).
+`extension_not_allowed`, `number_not_allowed`; 409 `extension_unreachable`, `extension_busy`, `extension_ambiguous` (two
+PBXes may have such a phone); 429 `too_many` (with Retry-After); 502 `originate_failed`; 503 `pbx_not_connected`; 504
+`originate_unknown` (the PBX did not answer in time: the phone may ring).
 
 What may be dialed is `calls.dialing`'s business, how a call is placed that of the function handed in.
 """
@@ -38,8 +38,8 @@ from crmbridge.web.connection import CLIENT, GRANT
 
 log = structlog.get_logger("crmbridge.dialer")
 
-Originate = Callable[[str, str, str], Awaitable[Result]]
-"""Extension, number as dialed, click id → what became of it. Should not raise."""
+Originate = Callable[[Click], Awaitable[Result]]
+"""Places a click on its PBX → what became of it. Should not raise."""
 
 
 class Trail(Protocol):
@@ -74,6 +74,7 @@ _STATUS = {
     Code.MALFORMED: 400,
     Code.UNKNOWN_CLIENT: 403,
     Code.EXTENSION: 403,
+    Code.AMBIGUOUS: 409,
     Code.NUMBER: 403,
     Code.UNREACHABLE: 409,
     Code.BUSY: 409,
@@ -105,13 +106,18 @@ class Dialer:
         dialing: Dialing,
         originate: Originate,
         trail: Trail,
+        names_pbxes: bool = False,
         peers: Peers | None = None,
         clock: Callable[[], float] = time.monotonic,
         click_id: Callable[[], str] = new_click_id,
     ) -> None:
-        """`peers`: where there are any. `clock`: seconds of a monotonic clock."""
+        """`names_pbxes`: lines of the log say which PBX it was. `peers`: where there are any.
+
+        `clock`: seconds of a monotonic clock.
+        """
         self._peers = peers
         self._dialing = dialing
+        self._names_pbxes = names_pbxes
         self._originate = originate
         self._trail = trail
         self._clock = clock
@@ -143,6 +149,7 @@ class Dialer:
             number=values.get("sNumber", ""),
             dialed=None,
             outcome=Outcome.REFUSED,
+            pbx=self._dialing.only or "",
         )
         bound = log.bind(
             address=asked.address,
@@ -159,11 +166,13 @@ class Dialer:
             raise
         click = self._admit(request[GRANT], asked)
         if isinstance(click, Refusal):
-            bound.warning("dialer.refused", click=asked.click_id, code=click.code.value, reason=click.message)
-            self._trail.refused(replace(asked, code=click.code.value, reason=click.message))
+            asked = replace(asked, pbx=click.pbx or asked.pbx, code=click.code.value, reason=click.message)
+            where = self._where(asked.pbx)
+            bound.warning("dialer.refused", click=asked.click_id, code=asked.code, reason=asked.reason, **where)
+            self._trail.refused(asked)
             raise _problem(click.code, click.message, click.retry_after_s)
         is_new = click.id == asked.click_id
-        asked = replace(asked, click_id=click.id, dialed=click.number)
+        asked = replace(asked, click_id=click.id, dialed=click.number, pbx=click.pbx)
         result, is_new = await self._result(click, replace(asked, outcome=Outcome.IN_PROGRESS) if is_new else None)
         if not is_new:
             self._trail.refused(replace(asked, outcome=Outcome.REPEATED))
@@ -173,10 +182,15 @@ class Dialer:
             dialed=click.number,
             code=result.code and result.code.value,
             reason=result.message or None,
+            **self._where(click.pbx),
         )
         if result.code:
             raise _problem(result.code, result.message)
         return answer({"success": True, "result": []})
+
+    def _where(self, pbx: str) -> dict[str, str]:
+        """Which PBX it is, for the log; nothing where there is only one, or it is none."""
+        return {"pbx": pbx} if pbx and self._names_pbxes else {}
 
     def _admit(self, grant: Grant, asked: Asked) -> Click | Refusal:
         if not grant.is_for(asked.client_id):
@@ -226,7 +240,7 @@ class Dialer:
 
     async def _placed(self, click: Click, stored: asyncio.Future[None]) -> Result:
         await asyncio.wait([stored], timeout=STORED_S)
-        return await self._originate(click.extension, click.number, click.id)
+        return await self._originate(click)
 
 
 def _logged(value: str) -> str:

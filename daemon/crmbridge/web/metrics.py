@@ -5,8 +5,9 @@ No caller's number and no extension is in it. It must not know where the reading
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from prometheus_client import (
     CollectorRegistry,
@@ -40,6 +41,26 @@ FINAL = (State.CONFIRMED, State.REFUSED, State.EXPIRED)
 
 
 @dataclass(frozen=True, slots=True)
+class PbxReadings:
+    """What stands with one PBX."""
+
+    ami_connected: bool
+    ami_attempts: Mapping[str, int]
+    ami_ends: Mapping[str, int]
+    ami_events: Mapping[str, int]
+    resyncs: int
+    calls: int
+    channels: int
+    intake_waiting: int
+    intake_lag_s: float
+    intake_dropped: int
+    records: int
+    records_waiting: int
+    records_lag_s: float
+    cdr_source_up: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Readings:
     """What stands at one moment, and what its owners have counted since the start."""
 
@@ -52,26 +73,14 @@ class Readings:
     disk_refuses: bool
     disk_hangs: bool
     unstored: int
-    ami_connected: bool
-    ami_attempts: Mapping[str, int]
-    ami_ends: Mapping[str, int]
-    ami_events: Mapping[str, int]
-    resyncs: int
-    calls: int
-    channels: int
-    intake_waiting: int
-    intake_lag_s: float
-    intake_dropped: int
     call_list_up: bool
-    records: int
-    records_waiting: int
-    records_lag_s: float
-    cdr_source_up: bool
     clicks: int
     click_codes: Mapping[str, int]
     click_outcomes: Mapping[str, int]
     log_lines: Mapping[str, int]
     log_lines_held_back: int
+    pbxes: Mapping[str, PbxReadings]
+    """By PBX."""
 
 
 _GAUGES = {
@@ -82,49 +91,54 @@ _GAUGES = {
     "disk_refuses": ("disk_refuses", "1 while the disk refuses the outbox and callbacks go on from memory."),
     "disk_hangs": ("disk_hangs", "1 while the disk is too slow and callbacks go on from memory."),
     "unstored": ("outbox_unstored_writes", "Writes that wait for the outbox's disk."),
+    "call_list_up": ("call_list_up", "0 while the call list's database is away, as its last use found."),
+    "clicks": ("clicks_in_progress", "Clicks that are being placed, or whose call is not over."),
+}
+_PBX_GAUGES = {
     "ami_connected": ("ami_connected", "1 while there is a session with the PBX."),
     "calls": ("calls", "Calls from outside that are in progress."),
     "channels": ("channels", "Channels of the PBX that are followed."),
     "intake_waiting": ("intake_waiting_frames", "The PBX's events that wait to be worked off."),
-    "call_list_up": ("call_list_up", "0 while the call list's database is away, as its last use found."),
+    "intake_lag_s": ("intake_lag_seconds", "How long the oldest of these has waited."),
     "cdr_source_up": ("cdr_source_up", "0 while the database or file with the PBX's call records can't be read."),
     "records_waiting": ("call_records_waiting", "Call records that were told of and are not in the call list yet."),
     "records_lag_s": ("call_records_lag_seconds", "How long these, or all while a database is away, have waited."),
-    "clicks": ("clicks_in_progress", "Clicks that are being placed, or whose call is not over."),
-    "intake_lag_s": ("intake_lag_seconds", "How long the oldest of these has waited."),
 }
 _COUNTERS = {
-    "records": ("call_records", "Call records taken up into the call list."),
-    "resyncs": ("resyncs", "How often the PBX was asked for all channels anew because events were lost."),
     "log_lines_held_back": ("log_lines_held_back", "Lines of the log that were only counted, since they repeated."),
     "requests": ("requests", "Requests to the CRM: attempts to deliver a callback."),
     "failed_requests": ("requests_failed", "Of these, those without an answer that ends the matter."),
+}
+_PBX_COUNTERS = {
+    "records": ("call_records", "Call records taken up into the call list."),
+    "resyncs": ("resyncs", "How often the PBX was asked for all channels anew because events were lost."),
     "intake_dropped": ("intake_dropped_frames", "The PBX's events thrown away because too many waited."),
 }
-
-
 _COUNTERS_BY = {
-    "ami_attempts": ("ami_attempts", "result", "Attempts to get a session with the PBX, by what came of them."),
-    "ami_ends": ("ami_sessions_ended", "reason", "Sessions with the PBX that have ended, by why."),
-    "ami_events": ("ami_events", "event", "The PBX's events that were read, by name."),
     "log_lines": ("log_lines", "level", "Lines of the log, those included that were held back."),
     "click_codes": ("clicks", "code", "Clicks that were answered, by the code of the answer."),
     "click_outcomes": ("click_ends", "outcome", "Clicks that were placed and have come to an end, by how."),
+}
+_PBX_COUNTERS_BY = {
+    "ami_attempts": ("ami_attempts", "result", "Attempts to get a session with the PBX, by what came of them."),
+    "ami_ends": ("ami_sessions_ended", "reason", "Sessions with the PBX that have ended, by why."),
+    "ami_events": ("ami_events", "event", "The PBX's events that were read, by name."),
 }
 
 
 class Metrics(Collector):
     """The metrics of one bridge, in a registry of their own."""
 
-    def __init__(self, read: Callable[[], Readings]) -> None:
-        """`read` is called for each answer."""
+    def __init__(self, read: Callable[[], Readings], pbxes: Iterable[str]) -> None:
+        """`read` is called for each answer. `pbxes`: the names of all, so that what is counted begins with 0."""
+        pbxes = tuple(pbxes)
         disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client's
         self._read = read
         self._registry = CollectorRegistry()
         self._outcomes = Counter(
             "crmbridge_callbacks",
-            "Callbacks that have come to an end, by operation and how.",
-            ["operation", "state"],
+            "Callbacks that have come to an end, by PBX, operation and how.",
+            ["pbx", "operation", "state"],
             registry=self._registry,
         )
         self._latency = self._histogram(
@@ -137,6 +151,7 @@ class Metrics(Collector):
             "crmbridge_intake_delay_seconds",
             "From the arrival of the oldest event of a batch until the batch is worked off and on disk.",
             LAG_BUCKETS_S,
+            "pbx",
         )
         self._lookups = self._histogram(
             "crmbridge_call_list_lookup_seconds", "Looking up a number's calls in the database.", LOOKUP_BUCKETS_S
@@ -145,35 +160,37 @@ class Metrics(Collector):
             "crmbridge_originate_seconds",
             "From asking the PBX for a call to its answer, by the answer.",
             ORIGINATE_BUCKETS_S,
-            "result",
+            *("pbx", "result"),
         )
-        for code in ORIGINATED:
-            self._originates.labels(_result(code))
         for kind in Kind:  # from the first answer on, so that an increase can be told
             self._latency.labels(kind.value)
-            for state in FINAL:
-                self._outcomes.labels(kind.value, state.value)
+            for pbx, state in product(pbxes, FINAL):
+                self._outcomes.labels(pbx, kind.value, state.value)
+        for pbx in pbxes:
+            self._lag.labels(pbx)
+            for code in ORIGINATED:
+                self._originates.labels(pbx, _result(code))
         ProcessCollector(registry=self._registry)
         self._registry.register(self)
 
     def _histogram(self, name: str, about: str, buckets: Sequence[float], *labels: str) -> Histogram:
         return Histogram(name, about, labels, buckets=buckets, registry=self._registry)
 
-    def worked_off(self, waited_s: float) -> None:
+    def worked_off(self, pbx: str, waited_s: float) -> None:
         """A batch of the PBX's events is worked off; its oldest has waited so long."""
-        self._lag.observe(waited_s)
+        self._lag.labels(pbx).observe(waited_s)
 
     def looked_up(self, seconds: float) -> None:
         """The call list has found a number's calls."""
         self._lookups.observe(seconds)
 
-    def originated(self, code: Code | None, seconds: float) -> None:
+    def originated(self, pbx: str, code: Code | None, seconds: float) -> None:
         """The PBX was asked for a call, and this came of it."""
-        self._originates.labels(_result(code)).observe(seconds)
+        self._originates.labels(pbx, _result(code)).observe(seconds)
 
-    def count(self, kind: Kind, state: State, age_s: float) -> None:
+    def count(self, pbx: str, kind: Kind, state: State, age_s: float) -> None:
         """A callback has come to an end, so many seconds after the PBX's event."""
-        self._outcomes.labels(kind.value, state.value).inc()
+        self._outcomes.labels(pbx, kind.value, state.value).inc()
         if state is State.CONFIRMED:
             self._latency.labels(kind.value).observe(age_s)
 
@@ -192,6 +209,7 @@ class Metrics(Collector):
             for value, count in getattr(readings, field).items():
                 family.add_metric([value], float(count))
             yield family
+        yield from _of_pbxes(readings.pbxes)
 
     def describe(self) -> list[Metric]:
         """Nothing is read when this is registered: the parts that are read are not there yet."""
@@ -200,6 +218,22 @@ class Metrics(Collector):
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""
         return generate_latest(self._registry)
+
+
+def _of_pbxes(pbxes: Mapping[str, PbxReadings]) -> Iterator[Metric]:
+    """What stands with each PBX."""
+    for kind, fields in ((GaugeMetricFamily, _PBX_GAUGES), (CounterMetricFamily, _PBX_COUNTERS)):
+        for field, (name, about) in fields.items():
+            family = kind(f"crmbridge_{name}", about, labels=["pbx"])
+            for pbx, readings in pbxes.items():
+                family.add_metric([pbx], float(getattr(readings, field)))
+            yield family
+    for field, (name, label, about) in _PBX_COUNTERS_BY.items():
+        family = CounterMetricFamily(f"crmbridge_{name}", about, labels=["pbx", label])
+        for pbx, readings in pbxes.items():
+            for value, count in getattr(readings, field).items():
+                family.add_metric([pbx, value], float(count))
+        yield family
 
 
 def _result(code: Code | None) -> str:

@@ -18,12 +18,19 @@ class Ops:
 
     needs_credentials = False
 
-    def __init__(self, troubles: Callable[[], Sequence[str]], metrics: Callable[[], bytes] | None = None) -> None:
-        """`troubles`: why the bridge can't do its work at present, in an administrator's words; nothing when it can.
+    def __init__(
+        self,
+        troubles: Callable[[], Sequence[str]],
+        metrics: Callable[[], bytes] | None = None,
+        *,
+        works: Callable[[], bool] | None = None,
+    ) -> None:
+        """`troubles`: what the bridge can't do at present, in an administrator's words; nothing when it does all.
 
-        `metrics`: in Prometheus' text format.
+        `metrics`: in Prometheus' text format. `works`: whether it is of use nevertheless; None: only without troubles.
         """
         self._troubles = troubles
+        self._works = works
         self._read_metrics = metrics
 
     def routes(self) -> Iterable[web.RouteDef]:
@@ -43,7 +50,8 @@ class Ops:
     async def _readyz(self, request: web.Request) -> web.Response:
         del request
         troubles = list(self._troubles())
-        return answer({"success": not troubles, "reasons": troubles}, status=503 if troubles else 200)
+        works = self._works() if self._works is not None else not troubles
+        return answer({"success": works, "reasons": troubles}, status=200 if works else 503)
 
     async def _metrics(self, request: web.Request) -> web.Response:
         del request

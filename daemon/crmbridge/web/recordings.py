@@ -64,8 +64,9 @@ class Recordings:
 
     needs_credentials = True
 
-    def __init__(self, *, folder: Path, links: Links, clock: Callable[[], float] = time.time) -> None:
-        """`clock`: seconds of Unix time."""
+    def __init__(self, *, folder: Path, links: Links, prefix: str = "", clock: Callable[[], float] = time.time) -> None:
+        """`prefix`: what stands before the names of this folder's recordings. `clock`: seconds of Unix time."""
+        self._prefix = prefix
         self._folder = str(folder)
         self._spellings: tuple[str, ...] = (self._folder,)
         self._links = links
@@ -77,7 +78,7 @@ class Recordings:
 
     def routes(self) -> Iterable[web.RouteDef]:
         """One path; HEAD is answered, too."""
-        yield web.get(PATH + "{filename:.+}", self._recording)
+        yield web.get(PATH + "{filename:.+}", self.serve)
 
     async def close(self) -> None:
         """What is under way has ended with its request."""
@@ -85,8 +86,8 @@ class Recordings:
 
     def link(self, filename: str, client_id: str) -> str | None:
         """A path that opens this recording for a while; None where it lies elsewhere, or is none."""
-        name = recordings.name_of(filename, self._spellings)
-        return self._links.link(name, client_id, self._clock()) if name else None
+        name = recordings.name_of(filename.removeprefix(self._prefix), self._spellings)
+        return self._links.link(self._prefix + name, client_id, self._clock()) if name else None
 
     def follows(self, request: web.Request) -> bool:
         """Whether the request is a link that opens what it asks for.
@@ -95,14 +96,15 @@ class Recordings:
         """
         if "signature" not in request.query:
             return False
-        bad = self._links.judge(self._name(request) or "", request.query, self._clock())
+        bad = self._links.judge(self._prefix + (self._name(request) or ""), request.query, self._clock())
         if bad is not None and "Authorization" not in request.headers:
             if bad is Bad.EXPIRED:
                 raise ProblemError(403, "link_expired", "this link has expired: open the list of calls again")
             raise ProblemError(403, "link_invalid", "this link is not as the bridge has made it")
         return bad is None
 
-    async def _recording(self, request: web.Request) -> web.StreamResponse:
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        """Send what is asked for. Raises ProblemError."""
         values = request.query
         parameters.known({one: "" for one in values if one not in parameters.CREDENTIALS}, _KNOWN)
         for one in PARAMETERS:
@@ -123,12 +125,9 @@ class Recordings:
                 file.close()
 
     def _name(self, request: web.Request) -> str | None:
-        """What is asked for, unescaped once and no more; None for what can't be a recording's name."""
-        escaped = request.rel_url.raw_path.split("/", 2)[2]
-        try:
-            return recordings.name_of(unquote_to_bytes(escaped).decode(), self._spellings)
-        except UnicodeError:
-            return None
+        """What is asked for; None for what can't be a recording's name."""
+        filename = asked(request)
+        return filename and recordings.name_of(filename.removeprefix(self._prefix), self._spellings)
 
     @contextmanager
     def _place(self, client: str) -> Iterator[None]:
@@ -237,6 +236,14 @@ class Recordings:
             response.force_close()
             if request.transport is not None:
                 request.transport.abort()
+
+
+def asked(request: web.Request) -> str | None:
+    """What stands behind `/recordings/`, unescaped once and no more; None where it is no text."""
+    try:
+        return unquote_to_bytes(request.rel_url.raw_path.split("/", 2)[2]).decode()
+    except UnicodeError:
+        return None
 
 
 class _Found(NamedTuple):
