@@ -15,6 +15,8 @@ from tests.asterisk.lab.site import SCALE, Host, Site
 ADDRESS = "10.77.0.10"
 ASKED_EACH_S = 0.1
 PATIENCE_S = 0.5
+NOTED_S = 1.0
+"""A machine that is busy for a moment answers late."""
 COMES_WITHIN_S = 30
 
 
@@ -25,13 +27,13 @@ class Watch:
     answered: list[float] = field(default_factory=list)
 
     def into(self, spells: Iterable[Spell], began: float) -> None:
-        """Note for each spell the longest time without an answer that began in it."""
-        gaps = [(one - began, later - one) for one, later in zip(self.answered, self.answered[1:], strict=False)]
+        """Note for each spell the longest time without an answer that ended in it."""
+        gaps = [(later - began, later - one) for one, later in zip(self.answered, self.answered[1:], strict=False)]
         ordered = sorted(spells, key=lambda spell: spell.began)
         ends = [*(spell.began for spell in ordered[1:]), float("inf")]
         for spell, end in zip(ordered, ends, strict=True):
-            own = [gap for at, gap in gaps if at < end and at + gap > spell.began]
-            spell.silent_s = max(own, default=0.0) if max(own, default=0.0) > PATIENCE_S + 2 * ASKED_EACH_S else 0.0
+            own = [gap for at, gap in gaps if spell.began <= at < end and gap > NOTED_S]
+            spell.silent_s = max(own, default=0.0)
 
 
 @asynccontextmanager
