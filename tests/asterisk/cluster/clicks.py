@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.asterisk.lab import sipp
-from tests.asterisk.lab.ami import Ami
+from tests.asterisk.lab.ami import Ami, Frame
 from tests.asterisk.lab.site import PBXES, Site
 
 AT_ONCE = 50
@@ -36,11 +36,12 @@ async def at_once(site: Site, amis: dict[str, Ami], times: int) -> tuple[int, Co
             return status
 
         answers = await asyncio.gather(*(click(address) for _ in range(times // len(turns)) for address in turns))
-        await amis[name].until(lambda frame: frame.get("Event") == "Newstate" and _is_placed(frame["Channel"], frame))
-    placed = sum(_is_placed(frame["Channel"], frame) for ami in amis.values() for frame in ami.events("Newchannel"))
+        talking = await amis[name].until(lambda frame: frame.get("Event") == "BridgeEnter" and _is_placed(frame))
+        site.pbxes[name].cli(f"channel request hangup {talking['Channel']}")
+    placed = sum(_is_placed(frame) for ami in amis.values() for frame in ami.events("Newchannel"))
     return placed, Counter(answers)
 
 
-def _is_placed(channel: str, frame: dict[str, str]) -> bool:
+def _is_placed(frame: Frame) -> bool:
     """Whether it is the first channel of a call that no caller began: the phone of who clicked."""
-    return channel.startswith(f"PJSIP/{EXTENSION}-") and frame["Uniqueid"] == frame["Linkedid"]
+    return frame["Channel"].startswith(f"PJSIP/{EXTENSION}-") and frame["Uniqueid"] == frame["Linkedid"]
