@@ -104,7 +104,7 @@ class _Bridge:
         longest_ring_s = settings.dialer.timeout_s + UNSEEN_CLICK_S
         followed = {site.pbx: ClickCalls(longest_ring_s=longest_ring_s) for site in sites}
         self._clicks = Clicks(store=clicks, calls=followed, names_pbxes=settings.names_pbxes)
-        self._retention = Retention(outbox=outbox, clicks=clicks, calls=calls, keeps=self._keeps)
+        self._retention = Retention(outbox=outbox, clicks=clicks, calls=calls, keeps=self._keeps, claims=claims)
         self._reload_refused = False
         self._outbox = outbox
         self._tls = build.certificate(settings.http)
@@ -137,7 +137,10 @@ class _Bridge:
             outbox=outbox,
             sender=self._sender,
             names_pbxes=settings.names_pbxes,
+            claims=claims,
         )
+        if claims is not None:
+            claims.took = self._metrics.claimed
 
     async def run(
         self,
@@ -209,7 +212,8 @@ class _Bridge:
     def _keeps(self) -> Keeps:
         store = self._settings.store
         elsewhere = {one.pbx.name: one.cdr.source.get_secret_value() != "ami" for one in self._settings.each()}
-        return Keeps(store.keep_days, store.keep_mb * 2**20, store.keep_calls_days, records_elsewhere=elsewhere)
+        live_s = max(self._settings.crm.ring_expires_s, self._settings.crm.answer_expires_s)
+        return Keeps(store.keep_days, store.keep_mb * 2**20, store.keep_calls_days, live_s, records_elsewhere=elsewhere)
 
     async def _reload(self, reloads: Reloads | None) -> None:
         """Follow new settings as often as it is asked for. Wrong ones change nothing."""
@@ -249,7 +253,8 @@ class _Bridge:
             names_pbxes=self._settings.names_pbxes,
             peers=peers,
         )
-        ops = Ops(self._standing.troubles, self._metrics.text, works=lambda: self._standing.works)
+        standing = self._standing
+        ops = Ops(standing.troubles, self._metrics.text, works=lambda: standing.works, remarks=standing.remarks)
         parts: list[Part] = [clicks, self._listing, ops]
         parts += [self._recordings] if self._recordings is not None else []
         return Server(

@@ -272,17 +272,12 @@ def sender(
     return Sender(settings, outbox, on_outcome=on_outcome, alive=alive, claims=claims)
 
 
-def claims(
-    settings: Settings,
-    took: Callable[[float], None] = lambda seconds: None,  # noqa: ARG005
-) -> AbstractAsyncContextManager[Claims | None]:
+def claims(settings: Settings) -> AbstractAsyncContextManager[Claims | None]:
     """What is shared with another bridge on the same PBXes; None where this one is alone. Raises StoreError."""
     ours, url = settings.claims, settings.store.url
     if ours.bridge is None or url is None:
         return nullcontext()
-    return open_claims(
-        url.get_secret_value(), bridge=ours.bridge, timeout_s=ours.timeout_s, lease_s=ours.lease_s, took=took
-    )
+    return open_claims(url.get_secret_value(), bridge=ours.bridge, timeout_s=ours.timeout_s, lease_s=ours.lease_s)
 
 
 def ami(

@@ -15,6 +15,7 @@ from functools import partial
 import structlog
 
 from crmbridge.store.call_list import CallList
+from crmbridge.store.claims import Claims
 from crmbridge.store.clicks import ClickStore
 from crmbridge.store.outbox import Outbox
 from crmbridge.store.schema import StoreError
@@ -27,10 +28,15 @@ EVENTS = {
     "clicks": "clicks.pruned",
     "calls": "calls.pruned",
     "records": "cdr.pruned",
+    "claims": "claims.pruned",
 }
 RECORDS_DAYS = 7
 """For how long call records are kept that lie in the PBX's own table or file, too. A call's lines are made anew with
 each record of it, and the longest calls last a day (`calls.gathering`)."""
+
+
+CLAIMS_S = 86400.0
+"""For how long claims are kept at least: longer than any bridge has a callback to send."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,8 @@ class Keeps:
     outbox_bytes: int
     calls_days: int | None
     """None: for good."""
+    callbacks_live_s: float
+    """For how long a callback is sent."""
     records_elsewhere: Mapping[str, bool]
     """By PBX: whether it keeps its call records, so that we needn't."""
 
@@ -53,12 +61,21 @@ Step = Callable[[], Awaitable[int]]
 class Retention:
     """Keeps one bridge's stores small."""
 
-    def __init__(self, *, outbox: Outbox, clicks: ClickStore, calls: CallList, keeps: Callable[[], Keeps]) -> None:
+    def __init__(
+        self,
+        *,
+        outbox: Outbox,
+        clicks: ClickStore,
+        calls: CallList,
+        keeps: Callable[[], Keeps],
+        claims: Claims | None = None,
+    ) -> None:
         """`keeps` is asked each time."""
         self._outbox = outbox
         self._clicks = clicks
         self._calls = calls
         self._keeps = keeps
+        self._claims = claims
         self._refusing: set[str] = set()
 
     async def run(self) -> None:
@@ -96,3 +113,6 @@ class Retention:
             records_before = now - timedelta(days=RECORDS_DAYS) if elsewhere else calls_before
             if records_before is not None:
                 yield "records", partial(self._calls.prune_records, pbx, records_before)
+        if self._claims is not None and self._claims.trouble is None:
+            claims, claims_s = self._claims, max(CLAIMS_S, 2 * keeps.callbacks_live_s)
+            yield "claims", lambda: claims.prune(claims_s)

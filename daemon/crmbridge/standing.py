@@ -11,6 +11,7 @@ from crmbridge.crm.sender import Sender
 from crmbridge.exchange import Exchange
 from crmbridge.liveness import status
 from crmbridge.records import Behind
+from crmbridge.store.claims import Claims
 from crmbridge.store.outbox import Outbox
 from crmbridge.web.call_list import CallListing
 from crmbridge.web.metrics import PbxReadings, Readings
@@ -26,6 +27,7 @@ class Standing:
     outbox: Outbox
     sender: Sender
     names_pbxes: bool
+    claims: Claims | None = None
 
     def line(self, *, reload_refused: bool) -> str:
         """For `systemctl status`."""
@@ -34,6 +36,7 @@ class Standing:
             "CRM does not answer": stats.crm_down,
             "disk refuses the outbox": self.outbox.disk_refuses,
             "disk hangs": self.outbox.disk_hangs,
+            "claims can't be had": bool(self.remarks()),
             "new settings refused": reload_refused,
         }
         return status(
@@ -62,6 +65,12 @@ class Standing:
         which = f"the PBX {one.pbx}" if self.names_pbxes else "the PBX"
         return f"no AMI session with {which}: {one.ami.trouble}"
 
+    def remarks(self) -> list[str]:
+        """What is wrong and keeps it from nothing."""
+        if self.claims is None or self.claims.trouble is None:
+            return []
+        return [f"no claims, so that some callbacks are told twice: {self.claims.trouble}"]
+
     def readings(self) -> Readings:
         """For metrics."""
         sender, outbox = self.sender.stats(), self.outbox
@@ -80,6 +89,8 @@ class Standing:
             clicks=self.clicks.in_progress,
             click_codes=self.clicks.codes(),
             click_outcomes=self.clicks.outcomes(),
+            claims=self.claims.counts if self.claims is not None else {},
+            claims_up=self.claims is None or self.claims.trouble is None,
             log_lines=log.counts,
             log_lines_held_back=log.held_back(),
             pbxes={one.pbx: _readings(one, behind[one.pbx]) for one in self.exchanges},

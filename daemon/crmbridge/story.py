@@ -21,6 +21,7 @@ _BECAME = {
     State.CONFIRMED: "told",
     State.REFUSED: "refused by the CRM",
     State.EXPIRED: "not told in time",
+    State.BY_PEER: "told by another bridge",
 }
 _DECIDED_AT_ONCE = {Outcome.REFUSED: "refused", Outcome.REPEATED: "the same click again"}
 

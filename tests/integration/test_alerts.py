@@ -21,7 +21,7 @@ def promtool(*arguments: str, folder: Path) -> str:
 
 
 def test_prometheus_takes_the_alerts(tmp_path: Path) -> None:
-    assert "18 rules found" in promtool("check", "rules", str(SHIPPED), folder=tmp_path)
+    assert "19 rules found" in promtool("check", "rules", str(SHIPPED), folder=tmp_path)
 
 
 def test_each_alert_is_raised_when_it_must_be_and_not_before(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from crmbridge.store.outbox import Outbox, open_outbox
 from crmbridge.store.schema import StoreError
 
 NOW = datetime(2026, 11, 27, 12, 0, tzinfo=UTC)
-KEEPS = Keeps(days=180, outbox_bytes=2**30, calls_days=None, records_elsewhere={"pbx": True})
+KEEPS = Keeps(days=180, outbox_bytes=2**30, calls_days=None, callbacks_live_s=3600, records_elsewhere={"pbx": True})
 
 
 @dataclass

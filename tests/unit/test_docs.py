@@ -35,6 +35,7 @@ EXAMPLES_ONLY = {
     "cdr.recordings_dir",
     "store.url",
     "store.keep_calls_days",
+    "claims.bridge",
     "http.tls_cert",
     "http.tls_key",
 }

@@ -43,6 +43,8 @@ READINGS = Readings(
     clicks=4,
     click_codes={"accepted": 9, "too_many": 0},
     click_outcomes={"answered": 5},
+    claims={"taken": 15, "without": 2},
+    claims_up=False,
     log_lines={"info": 13, "error": 0},
     log_lines_held_back=14,
     pbxes={"haifa": HAIFA, "eilat": replace(HAIFA, ami_connected=False, calls=0)},
@@ -93,6 +95,8 @@ def test_what_stands_now_is_read_with_each_answer() -> None:
     assert samples["crmbridge_call_records_totalpbx=haifa"] == 11
     assert samples["crmbridge_call_records_lag_secondspbx=haifa"] == 1.25
     assert samples["crmbridge_cdr_source_uppbx=haifa"] == 0
+    assert samples["crmbridge_claims_totalresult=taken"] == 15
+    assert samples["crmbridge_claims_up"] == 0
     assert samples["crmbridge_log_lines_totallevel=error"] == 0
     assert samples["crmbridge_log_lines_held_back_total"] == 14
     told(metrics)
@@ -112,11 +116,13 @@ def test_what_takes_time_is_timed_and_known_from_the_first_answer_on() -> None:
     metrics.originated("haifa", Code.UNKNOWN, 10.0)
     metrics.looked_up(0.002)
     metrics.worked_off("haifa", 0.004)
+    metrics.claimed(0.0008)
     after = told(metrics)
     assert after["crmbridge_originate_seconds_bucketle=0.025,pbx=haifa,result=accepted"] == 1
     assert after["crmbridge_originate_seconds_countpbx=haifa,result=originate_unknown"] == 1
     assert after["crmbridge_call_list_lookup_seconds_bucketle=0.0025"] == 1
     assert after["crmbridge_intake_delay_seconds_bucketle=0.005,pbx=haifa"] == 1
+    assert after["crmbridge_claim_seconds_bucketle=0.001"] == 1
 
 
 def test_outcomes_are_counted_from_zero_and_confirmations_timed() -> None:

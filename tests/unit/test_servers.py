@@ -70,6 +70,9 @@ class Connection:
     async def fetchone(self) -> None:
         return None
 
+    async def fetchall(self) -> list[tuple[str, str]]:
+        return []
+
 
 def servers(answering: Answering) -> Servers:
     return Servers([Host(name, 3306) for name in answering.answers], answering.connect)

@@ -9,7 +9,7 @@ import asyncio
 from dataclasses import dataclass, replace
 
 from crmbridge import build
-from crmbridge.checks import asterisk, clock, dialplan, http, machine, records, rights
+from crmbridge.checks import asterisk, claims, clock, dialplan, http, machine, records, rights
 from crmbridge.checks.link import Link, State, broken, good
 from crmbridge.config import Settings
 from crmbridge.pbx.ami import PASSING, LoginRefusedError, explain
@@ -23,11 +23,11 @@ LINKS = (
     *(SETTINGS, machine.OUTBOX, machine.DISK),
     *(AMI, rights.RIGHTS, rights.EVENTS, asterisk.VERSION, asterisk.CDR, asterisk.ZONE),
     *(dialplan.INBOUND, dialplan.OUTBOUND, dialplan.EXTENSIONS, dialplan.TRUNKS),
-    *(records.SOURCE, records.LIST, records.RECORDINGS),
+    *(records.SOURCE, records.LIST, claims.CLAIMS, records.RECORDINGS),
     *(http.CRM, clock.CLOCK, http.DIALER, http.TLS),
 )
 """In the order in which they are told; those of one of several PBXes have its name before theirs (`haifa: AMI`), and
-come PBX by PBX. Those of Asterisk are left out where there is no session, `recordings` and `TLS`
+come PBX by PBX. Those of Asterisk are left out where there is no session, `claims`, `recordings` and `TLS`
 where the settings have none."""
 
 
@@ -42,7 +42,8 @@ async def all_links(settings: Settings) -> list[Link]:
     found = await asyncio.gather(*map(_one_pbx, settings.each()))
     ahead_s = {name: value for one in found for name, value in one.ahead_s.items()}
     results += [link for one in found for link in one.links]
-    results += [await records.call_list(settings), *(link for one in found for link in one.recordings)]
+    results += [await records.call_list(settings), *await claims.claims(settings)]
+    results += [*(link for one in found for link in one.recordings)]
     crm, ahead_s[clock.CRM] = await http.crm(settings)
     results += [crm, clock.clock({name: value for name, value in ahead_s.items() if value is not None})]
     return [*results, http.dialer(settings), *http.certificate(settings)]

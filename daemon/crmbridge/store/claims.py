@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 from sqlalchemy.engine import URL
 
-from crmbridge.calls.claims import Held, Judge, Mine, Standing, Step, Take, Told, Watch, Without
+from crmbridge.calls.claims import Held, Judge, Mine, Row, Standing, Step, Take, Told, Watch, Without
 from crmbridge.store import claims_sql as sql
 from crmbridge.store import mysql
 from crmbridge.store.engine import bring_up_async, make_engine, parsed, shown
@@ -66,17 +66,24 @@ class _Ask:
     judge: Judge
     asked: float
     answer: asyncio.Future[Standing]
+    over: str = ""
+    """The bridge from which it was to be taken, in this try or an earlier one."""
+
+    def what_to_do(self, row: Row | None, now: float) -> Step:
+        """As `judge` says."""
+        step = self.judge(row, now)
+        if isinstance(step, Take):
+            self.over = step.over or self.over
+        return step
 
 
 @asynccontextmanager
-async def open_claims(
-    url: str | URL, *, bridge: str, timeout_s: float, lease_s: float, took: Callable[[float], None] = lambda _: None
-) -> AsyncIterator[Claims]:
+async def open_claims(url: str | URL, *, bridge: str, timeout_s: float, lease_s: float) -> AsyncIterator[Claims]:
     """Claims in this database of a MySQL or MariaDB server. One that is away is no reason not to start.
 
-    `took` hears how many seconds each answer took. Raises StoreError where the address can't be used.
+    Raises StoreError where the address can't be used.
     """
-    claims = Claims(parsed(url), bridge, timeout_s, lease_s, took)
+    claims = Claims(parsed(url), bridge, timeout_s, lease_s)
     await claims.start()
     try:
         yield claims
@@ -84,12 +91,18 @@ async def open_claims(
         claims.close()
 
 
+async def try_out(url: str, bridge: str, timeout_s: float) -> tuple[float, dict[str, float]]:
+    """Make the tables, and write to them: how many seconds a claim takes, and ago each bridge was heard of last.
+
+    Raises StoreError.
+    """
+    return await Claims(parsed(url), bridge, timeout_s, timeout_s).try_out()
+
+
 class Claims:
     """Those of one bridge. Let `run` run, and end it with `stop`."""
 
-    def __init__(
-        self, address: URL, bridge: str, timeout_s: float, lease_s: float, took: Callable[[float], None]
-    ) -> None:
+    def __init__(self, address: URL, bridge: str, timeout_s: float, lease_s: float) -> None:
         """Use `open_claims`."""
         self.bridge = bridge
         self.lease_s = lease_s
@@ -101,7 +114,8 @@ class Claims:
         self._each_s = timeout_s / TRIES
         self._hosts = len(listed(address))
         self._servers = Servers(listed(address), limit_s=self._each_s)
-        self._took = took
+        self.took: Callable[[float], None] = lambda seconds: None  # noqa: ARG005
+        """Hears how many seconds each answer took."""
         self._watch = Watch(bridge, self.us.token, lease_s)
         self._connection: asyncmy.Connection | None = None
         self._asks: deque[_Ask] = deque()
@@ -111,7 +125,7 @@ class Claims:
         self._trouble: str | None = "it was not asked yet"
         self._away_since = time.monotonic()
         self._without = 0
-        self._beats_at = 0.0
+        self._answered_at = self._beats_at = 0.0
         self._has_tables = self._has_beaten = False
 
     @property
@@ -139,7 +153,7 @@ class Claims:
         began = time.monotonic()
         standing = await self._asked(key, judge)
         self._count(standing)
-        self._took(time.monotonic() - began)
+        self.took(time.monotonic() - began)
         return standing
 
     async def told(self, keys: Sequence[str]) -> dict[str, Told]:
@@ -201,9 +215,11 @@ class Claims:
                     await self._serve()
         self._answer_all_without()
 
-    async def seen(self) -> dict[str, float]:
-        """How many seconds ago each bridge was heard of last. Raises StoreError."""
-        return await self._or_store_error(sql.seen)
+    async def try_out(self) -> tuple[float, dict[str, float]]:
+        """See `try_out`."""
+        await self._or_store_error(lambda connection: connection.ping(reconnect=False))
+        await self._bring_up()
+        return await self._or_store_error(lambda connection: sql.try_out(connection, self.us))
 
     async def prune(self, before_s: float, limit: int = STEP) -> int:
         """Delete up to so many that were changed longer ago than that; how many. Raises StoreError."""
@@ -224,16 +240,18 @@ class Claims:
     async def _serve_some(self) -> None:
         asks = self._next_asks()
         told, let_go = dict(islice(self._told.items(), STEP)), list(islice(self._let_go, STEP))
-        batch = sql.Batch({ask.key: ask.judge for ask in asks}, told, let_go)
-        oldest = min((ask.asked for ask in asks), default=time.monotonic())
+        batch = sql.Batch({ask.key: ask.what_to_do for ask in asks}, told, let_go)
+        # As long as the database answers, who waits waits for those before, and not for it.
+        since = max(self._answered_at, min((ask.asked for ask in asks), default=time.monotonic()))
         try:
             began, steps = await self._attempts(
-                partial(self._put_through, batch), self._timeout_s - (time.monotonic() - oldest)
+                partial(self._put_through, batch), self._timeout_s - (time.monotonic() - since)
             )
         except _errors() as error:
             self._asks.extendleft(reversed(asks))
             self._lost(error)
             return
+        self._answered_at = time.monotonic()
         for key, how in told.items():
             if self._told.get(key) == how:
                 del self._told[key]
@@ -241,13 +259,16 @@ class Claims:
             self._let_go.pop(key, None)
         for ask in asks:
             if not ask.answer.done():
-                ask.answer.set_result(self._standing(steps[ask.key], began))
+                ask.answer.set_result(self._standing(ask, steps[ask.key], began))
 
     def _next_asks(self) -> list[_Ask]:
         """The oldest that wait, each of another claim, and of none that is about to be put down as told."""
         some: dict[str, _Ask] = {}
-        while self._asks and len(some) < STEP and self._asks[0].key not in some.keys() | self._told.keys():
-            ask = self._asks.popleft()
+        while self._asks and len(some) < STEP:
+            ask = self._asks[0]
+            if ask.key in some or ask.key in self._told:
+                break
+            self._asks.popleft()
             if not ask.answer.done():  # else whoever asked has been cancelled
                 some[ask.key] = ask
         return list(some.values())
@@ -256,7 +277,7 @@ class Claims:
         began = time.monotonic()
         return began, await sql.put_through(connection, self.us, batch, time.monotonic)
 
-    def _standing(self, step: Step, began: float) -> Standing:
+    def _standing(self, ask: _Ask, step: Step, began: float) -> Standing:
         """What a step that is done means.
 
         Where it was long until the commit was answered, all commits were held up, as a cluster does that loses a node:
@@ -264,10 +285,10 @@ class Claims:
         """
         if isinstance(step, Told | Held):
             return step
-        now, over = time.monotonic(), step.over if isinstance(step, Take) else ""
-        if over and now - began > self.lease_s / SLOW:
-            return Held(over, now + self.lease_s / SLOW)
-        return Mine(began + self.lease_s, over)
+        now = time.monotonic()
+        if ask.over and now - ask.asked > self.lease_s / SLOW:
+            return Held(ask.over, now + self.lease_s / SLOW)
+        return Mine(began + self.lease_s, ask.over)
 
     def _count(self, standing: Standing) -> None:
         match standing:
@@ -319,8 +340,10 @@ class Claims:
         try:
             async with asyncio.timeout(self._timeout_s):
                 await bring_up_async(engine, [sql.SCHEMA], None)
-        finally:
-            await engine.dispose(close=False)
+                await engine.dispose()
+        except BaseException:
+            await engine.dispose(close=False)  # closing says goodbye, and waits for the answer
+            raise
         self._has_tables = True
 
     def _lost(self, error: BaseException) -> None:
@@ -361,26 +384,45 @@ class Claims:
             raise StoreError(self._words(error)) from error
 
     async def _attempts(self, work: Callable[[asyncmy.Connection], Awaitable[T]], limit_s: float) -> T:
-        """Do it on the server whose turn it is, or the next, as often as there is time. Raises `_errors()`."""
-        refused = 0
-        async with asyncio.timeout(limit_s):
-            for pause_s in _pauses_s():
-                try:
-                    connection = await self._connected()
-                    async with asyncio.timeout(self._each_s):
-                        return await work(connection)
-                except sql.LostError:
-                    await self._roll_back()
-                except _errors() as error:
-                    if mysql.lost(error):
-                        await self._roll_back()
-                    else:
-                        self._leave()
-                        refused += not (isinstance(error, OSError) or mysql.away(error))
-                        if refused >= self._hosts:
-                            raise
-                await asyncio.sleep(pause_s)
+        """Do it on the server whose turn it is, or the next, as often as there is time. Raises `_errors()`.
+
+        Where time is over because this process was stopped meanwhile, that says nothing of the database: it is given
+        the time once more. Else a bridge that goes on would send what the other one has told.
+        """
+        failed: list[Exception] = []
+        while True:
+            until = time.monotonic() + limit_s
+            try:
+                async with asyncio.timeout(limit_s):
+                    return await self._tries(work, failed)
+            except TimeoutError as over:
+                if time.monotonic() > until + self._each_s:
+                    self._leave()
+                    limit_s = self._timeout_s
+                    continue
+                raise next((one for one in reversed(failed) if not isinstance(one, TimeoutError)), over) from None
+
+    async def _tries(self, work: Callable[[asyncmy.Connection], Awaitable[T]], failed: list[Exception]) -> T:
+        for pause_s in _pauses_s():
+            try:
+                connection = await self._connected()
+                async with asyncio.timeout(self._each_s):
+                    return await work(connection)
+            except sql.LostError:
+                await self._roll_back()
+            except _errors() as error:
+                failed.append(error)
+                await self._give_way(error)
+                if sum(map(_will_fail_again, failed)) >= self._hosts:
+                    raise
+            await asyncio.sleep(pause_s)
         raise AssertionError  # the pauses don't end
+
+    async def _give_way(self, error: Exception) -> None:
+        if mysql.lost(error):
+            await self._roll_back()
+        else:
+            self._leave()
 
     async def _connected(self) -> asyncmy.Connection:
         if self._connection is None:
@@ -414,6 +456,11 @@ def _errors() -> tuple[type[Exception], ...]:
     from asyncmy.errors import MySQLError  # noqa: PLC0415  # see servers.py
 
     return (MySQLError, OSError, StoreError)
+
+
+def _will_fail_again(error: Exception) -> bool:
+    """Whether it is what was asked for that is at fault, rather than the server or the way to it."""
+    return not (isinstance(error, OSError) or mysql.lost(error) or mysql.away(error))
 
 
 def _pauses_s() -> Iterator[float]:

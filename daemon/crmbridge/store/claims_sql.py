@@ -8,6 +8,7 @@ between, it is read anew. Galera's own second try (`wsrep_retry_autocommit`) is 
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -186,6 +187,17 @@ async def beat(connection: asyncmy.Connection, us: Us) -> int | None:
             [us.bridge, us.token, us.token],
         )
     return int(before[0]) if before else None
+
+
+async def try_out(connection: asyncmy.Connection, us: Us) -> tuple[float, dict[str, float]]:
+    """Claim what is nothing, and take that back: how many seconds it took, and ago each bridge was heard of last."""
+    key = f"tried by {us.token:x}"[:32]
+    began = time.monotonic()
+    await put_through(connection, us, Batch({key: lambda row, now: Insert()}), time.monotonic)  # noqa: ARG005  # of any
+    took_s = time.monotonic() - began
+    async with connection.cursor() as cursor:
+        await cursor.execute("DELETE FROM claims WHERE claim = %s", [key])
+    return took_s, await seen(connection)
 
 
 async def seen(connection: asyncmy.Connection) -> dict[str, float]:

@@ -171,9 +171,10 @@ async def _see_that_it_is_usable(connection: asyncmy.Connection) -> None:
         # SHOW, which a node that has lost its cluster answers, too.
         await cursor.execute("SHOW GLOBAL STATUS LIKE 'wsrep_ready'")
         ready = await cursor.fetchone()
-        await cursor.execute("SHOW GLOBAL VARIABLES LIKE 'read_only'")
-        read_only = await cursor.fetchone()
-    if ready is not None and ready[1] == "OFF":
+        await cursor.execute("SHOW GLOBAL VARIABLES WHERE Variable_name IN ('read_only', 'wsrep_on')")
+        variables = dict(await cursor.fetchall())
+    # MariaDB without Galera says that it is not ready, too.
+    if ready is not None and ready[1] == "OFF" and variables.get("wsrep_on") == "ON":
         raise OperationalError(NOT_IN_SYNC, "not in sync with its cluster")
-    if read_only is not None and read_only[1] not in {"OFF", "NO"}:
+    if variables.get("read_only", "OFF") not in {"OFF", "NO"}:
         raise OperationalError(READ_ONLY, "read-only")

@@ -37,7 +37,9 @@ ORIGINATE_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 ORIGINATED = (None, Code.REFUSED, Code.NOT_CONNECTED, Code.UNKNOWN)
 """What the PBX may say to a click that is placed; None: it places it."""
 
-FINAL = (State.CONFIRMED, State.REFUSED, State.EXPIRED)
+CLAIM_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+
+FINAL = (State.CONFIRMED, State.REFUSED, State.EXPIRED, State.BY_PEER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,8 @@ class Readings:
     clicks: int
     click_codes: Mapping[str, int]
     click_outcomes: Mapping[str, int]
+    claims: Mapping[str, int]
+    claims_up: bool
     log_lines: Mapping[str, int]
     log_lines_held_back: int
     pbxes: Mapping[str, PbxReadings]
@@ -92,6 +96,7 @@ _GAUGES = {
     "disk_hangs": ("disk_hangs", "1 while the disk is too slow and callbacks go on from memory."),
     "unstored": ("outbox_unstored_writes", "Writes that wait for the outbox's disk."),
     "call_list_up": ("call_list_up", "0 while the call list's database is away, as its last use found."),
+    "claims_up": ("claims_up", "0 while claims are set and their database is away; callbacks are sent all the same."),
     "clicks": ("clicks_in_progress", "Clicks that are being placed, or whose call is not over."),
 }
 _PBX_GAUGES = {
@@ -115,6 +120,7 @@ _PBX_COUNTERS = {
     "intake_dropped": ("intake_dropped_frames", "The PBX's events thrown away because too many waited."),
 }
 _COUNTERS_BY = {
+    "claims": ("claims", "result", "Claims on callbacks and clicks that were asked for, by what came of it."),
     "log_lines": ("log_lines", "level", "Lines of the log, those included that were held back."),
     "click_codes": ("clicks", "code", "Clicks that were answered, by the code of the answer."),
     "click_outcomes": ("click_ends", "outcome", "Clicks that were placed and have come to an end, by how."),
@@ -162,6 +168,11 @@ class Metrics(Collector):
             ORIGINATE_BUCKETS_S,
             *("pbx", "result"),
         )
+        self._claims = self._histogram(
+            "crmbridge_claim_seconds",
+            "From asking for a claim on a callback or a click to the shared database's answer.",
+            CLAIM_BUCKETS_S,
+        )
         for kind in Kind:  # from the first answer on, so that an increase can be told
             self._latency.labels(kind.value)
             for pbx, state in product(pbxes, FINAL):
@@ -187,6 +198,10 @@ class Metrics(Collector):
     def originated(self, pbx: str, code: Code | None, seconds: float) -> None:
         """The PBX was asked for a call, and this came of it."""
         self._originates.labels(pbx, _result(code)).observe(seconds)
+
+    def claimed(self, seconds: float) -> None:
+        """A claim was asked for, and this is how long the answer took."""
+        self._claims.observe(seconds)
 
     def count(self, pbx: str, kind: Kind, state: State, age_s: float) -> None:
         """A callback has come to an end, so many seconds after the PBX's event."""

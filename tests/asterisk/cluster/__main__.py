@@ -30,6 +30,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--per-s", type=float, default=5, help="calls each second, on both PBXes together")
     parser.add_argument("--seconds", type=float, help="how long each fault lasts; else three to seven, at random")
     parser.add_argument("--clicks", type=int, default=1000)
+    parser.add_argument("--spread", action="store_true", help="each bridge asks another database node first")
     parser.add_argument("--no-more", action="store_true", help="these faults, and nothing besides")
     return parser.parse_args()
 
@@ -53,7 +54,7 @@ def main() -> int:
     chosen = _arguments()
     with ExitStack() as stack:
         roots = {version: stack.enter_context(root_filesystem(version)) for version in RECIPES}
-        site = stack.enter_context(standing(roots))
+        site = stack.enter_context(standing(roots, spread=chosen.spread))
         releases = " and ".join(pbx.release() for pbx in site.pbxes.values())
         outcome = asyncio.run(_all(site, chosen))
     title = f"Two bridges, Asterisk {releases}, three Galera nodes; {chosen.per_s:g} calls/s, seed {chosen.seed}"

@@ -32,6 +32,8 @@ DATABASE_SECRET = "database-secret-of-the-lab"
 CRM_PORT, HTTP_PORT = 8080, 6560
 PBXES = {"haifa": ("16", "10.77.0.31", "10"), "eilat": ("22", "10.77.0.32", "20")}
 """Version, address and the client's id, by name."""
+IN_TURN = "10.77.0.21,10.77.0.22,10.77.0.23"
+"""The database nodes, as both bridges ask them."""
 RIGHTS = "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, CREATE VIEW"
 FRESH = "fresh"
 """A database beside the bridges' own, for a list made anew."""
@@ -42,14 +44,15 @@ _FROM_BRIDGES = "permit = 10.77.0.11/255.255.255.255\npermit = 10.77.0.12/255.25
 class Host:
     """A bridge's machine, on which it is started, ended in one way or another, and started again."""
 
-    def __init__(self, machine: Machine, folder: Path, crm: Machine) -> None:
+    def __init__(self, machine: Machine, folder: Path, crm: Machine, databases: str) -> None:
+        """`databases`: their addresses, in the order in which it asks them."""
         self.machine = machine
         self.lives: list[Bridge] = []
         self._stack = AsyncExitStack()
         self._folder = folder
         folder.mkdir()
         self.config = folder / "config.toml"
-        self.config.write_text(settings(machine.name, crm.address, folder), encoding="ascii")
+        self.config.write_text(settings(machine.name, crm.address, folder, databases), encoding="ascii")
 
     @property
     def now(self) -> Bridge:
@@ -103,13 +106,14 @@ class Host:
         return config
 
 
-def settings(name: str, crm: str, state: Path) -> str:
-    """The administrator's file of a bridge, with the lab's secrets and where its CRM is."""
+def settings(name: str, crm: str, state: Path, databases: str) -> str:
+    """The administrator's file of a bridge, with the lab's secrets, where its CRM is, and what it asks first."""
     text = (SCALE / f"{name}.toml").read_text(encoding="ascii")
     for found, put in (
         ("https://crm.example/", f"http://{crm}:{CRM_PORT}/"),
         ('secret = "REPLACE-ME"', f'secret = "{SECRET}"'),
         ('password = "REPLACE-ME"', f'password = "{PASSWORD}"'),
+        (IN_TURN, databases),
         (":REPLACE-ME@", f":{DATABASE_SECRET}@"),
         ("[store]\n", f'[store]\nstate_dir = "{state}"\n'),
     ):
@@ -156,15 +160,19 @@ class Site:
 
 
 @contextmanager
-def standing(roots: Mapping[str, Path]) -> Iterator[Site]:
-    """A site with its databases and PBXes running. `roots`: root filesystems by Asterisk's version."""
+def standing(roots: Mapping[str, Path], *, spread: bool = False) -> Iterator[Site]:
+    """A site with its databases and PBXes running. `roots`: root filesystems by Asterisk's version.
+
+    `spread`: the second bridge asks another database node first.
+    """
+    orders = [IN_TURN, "10.77.0.22,10.77.0.23,10.77.0.21" if spread else IN_TURN]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="crmbridge-site.")))
         switch = stack.enter_context(Switch())
         crm = switch.join("crm", "10.77.0.40")
         hosts = [
-            Host(switch.join(f"bridge-{number}", f"10.77.0.1{number}"), folder / f"bridge-{number}", crm)
-            for number in (1, 2)
+            Host(switch.join(f"bridge-{number}", f"10.77.0.1{number}"), folder / f"bridge-{number}", crm, order)
+            for number, order in enumerate(orders, start=1)
         ]
         databases = [switch.join(f"db-{number}", f"10.77.0.2{number}") for number in (1, 2, 3)]
         cluster = stack.enter_context(
