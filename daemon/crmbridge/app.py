@@ -123,7 +123,7 @@ class _Bridge:
             took=self._metrics.looked_up,
         )
         self._sender = build.sender(settings.crm, outbox, self._pulses.of("sender"), self._count, claims)
-        shared = Shared(outbox, self._sender, calls, self._clicks, self._metrics, self._pulses)
+        shared = Shared(outbox, self._sender, calls, self._clicks, self._metrics, self._pulses, len(sites))
         self._exchanges = {site.pbx: Exchange(site, shared) for site in sites}
         self._dialing = Dialing(
             build.dialing_rules(settings),

@@ -341,6 +341,10 @@ class Settings(BaseSettings):
         for name in _twice(names):
             at = len(names) - 1 - names[::-1].index(name)
             raise ValueError(f"pbxes.{at}.pbx.name: {name!r} is another PBX's name, too: each needs its own")
+        places = [f"{one.ami.host}:{one.ami.port}" for one in self.pbxes]
+        for place in _twice(places):
+            one, other = [names[at] for at, there in enumerate(places) if there == place][:2]
+            raise ValueError(f"pbxes: {one} and {other} are both at {place}: each of its calls would be told twice")
         for at, client in enumerate(self.crm.clients):
             if client.pbx is not None and client.pbx not in names:
                 raise ValueError(f"crm.clients.{at}.pbx: there is no PBX {client.pbx!r} (known: {', '.join(names)})")

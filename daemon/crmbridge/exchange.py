@@ -27,15 +27,19 @@ from crmbridge.calls.tracker import Tracker
 from crmbridge.clicks import Clicks
 from crmbridge.config import Settings
 from crmbridge.crm.sender import Sender
-from crmbridge.intake import Frame, Intake
+from crmbridge.intake import LONGEST_LAG, Frame, Intake
 from crmbridge.liveness import Pulses
 from crmbridge.pbx import actions
 from crmbridge.pbx.ami import ActionTimeoutError, ConnectionLostError, NotConnectedError
+from crmbridge.records import MOST_WAITING
 from crmbridge.store.call_list import CallList
 from crmbridge.store.outbox import Outbox
 from crmbridge.web.metrics import Metrics
 
 log = structlog.get_logger("crmbridge.exchange")
+
+LEAST_LAG = 20_000
+"""Frames of one PBX that may wait at least, however many PBXes there are: those of some seconds of a busy one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,8 @@ class Shared:
     clicks: Clicks
     metrics: Metrics
     pulses: Pulses
+    pbxes: int
+    """How many there are: what waits in memory is bounded for all of them together."""
 
 
 class Exchange:
@@ -61,7 +67,7 @@ class Exchange:
         """Its name."""
         self._phones = PhoneStates()
         self._channels = build.channels_of_named_phones(site.settings)
-        self.records = build.call_records(site.settings, shared.calls)
+        self.records = build.call_records(site.settings, shared.calls, most_waiting=MOST_WAITING // shared.pbxes)
         others: dict[str, Callable[[Frame], None]] = {
             "Cdr": self.records.take,
             "FullyBooted": self.records.connected,
@@ -77,6 +83,7 @@ class Exchange:
             resync=self._resync,
             alive=shared.pulses.of(self._named("intake")),
             worked_off=partial(shared.metrics.worked_off, self.pbx),
+            longest_lag=max(LONGEST_LAG // shared.pbxes, LEAST_LAG),
         )
         self.ami = build.ami(
             site.settings,

@@ -94,10 +94,12 @@ class EventRecords:
         store: Store,
         retry_s: float = RETRY_S,
         gather_s: float = GATHER_S,
+        most_waiting: int = MOST_WAITING,
     ) -> None:
         """`read` makes a record of an AMI `Cdr` event and raises ValueError where it can't."""
         self._read = read
         self._store = store
+        self._most_waiting = most_waiting
         self._retry_s = retry_s
         self._gather_s = gather_s
         self._waiting: deque[Cdr] = deque()
@@ -119,7 +121,7 @@ class EventRecords:
         except ValueError as error:
             say_unreadable(event, str(error))
             return
-        if len(self._waiting) >= MOST_WAITING:
+        if len(self._waiting) >= self._most_waiting:
             log.error("cdr.dropped", linkedid=one.linkedid, hint="the call list's store refuses for too long")
             return
         if not self._waiting:

@@ -58,7 +58,8 @@ def fresh(mariadb_server: mariadb.Database) -> Iterator[Fresh]:
 
 
 @cache
-def _click() -> Trace:
+def click_trace() -> Trace:
+    """A recorded click to call."""
     (found,) = [one for one in shipped() if one.name.endswith("18a_c2c_pjsip")]
     return found
 
@@ -66,7 +67,7 @@ def _click() -> Trace:
 @pytest.fixture
 async def pbx() -> AsyncIterator[SimulatedPbx]:
     """A PBX that plays recorded calls; a click is one, too."""
-    pbx = SimulatedPbx(username="crmbridge", secret="s3cret", click=_click())
+    pbx = SimulatedPbx(username="crmbridge", secret="s3cret", click=click_trace())
     await pbx.start()
     yield pbx
     await pbx.stop()

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 from tests.integration.test_bridge import ANSWER, COMMAND, LIMIT_S, RING, Daemon, daemon, targets, trace, write
-from tests.integration.test_outbox import AT, ATTEMPT, ring, stored_again
+from tests.integration.test_outbox import AT, ATTEMPT, disconnect, ring, stored_again
 
 from crmbridge.calls.events import Kind, State
 from crmbridge.demo.receiver import Receiver
@@ -166,7 +166,7 @@ async def test_permissions_lost_and_given_back(folder_of_somebody: Path) -> None
     with capture_logs() as logs:
         async with open_outbox(file, disk_retry_s=0.05) as outbox:
             await outbox.add([ring("c0")])
-            outbox._engine.dispose()  # files that are open stay usable
+            await disconnect(outbox)  # files that are open stay usable
             file.chmod(0o400)
             assert len(await outbox.add([ring("c1")])) == 1
             assert outbox.disk_refuses

@@ -158,12 +158,12 @@ def broken_handle(self, event, at):
 async def lonely(number):
     raise LookupError(number)
 
-def broken_take(self, frame, at):
+def broken_take(self, pbx, frame, at):
     if frame.get("Event") == "Hangup":
         task = asyncio.ensure_future(lonely(frame.get("CallerIDNum", "") + " hung up"))
         del task  # nobody waits for it
         threading.Thread(target=int, args=(frame.get("CallerIDNum", "") + " in a thread",)).start()
-    take(self, frame, at)
+    take(self, pbx, frame, at)
 
 async def broken_write(self, changes):
     async with self._database._engine.connect() as connection:

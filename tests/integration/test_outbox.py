@@ -353,10 +353,15 @@ class Disk:
 
     async def refuse(self) -> None:
         self.refuses = True
-        self.outbox._engine.dispose()
+        await self.outbox._journal.write(lambda connection: connection.exec_driver_sql(self.pragma))
 
     def mend(self) -> None:
         self.refuses = False
+
+
+async def disconnect(outbox: Outbox) -> None:
+    """Have what it writes next go over another connection."""
+    await outbox._journal._in_thread(outbox._journal._disconnect)
 
 
 async def stored_again(outbox: Outbox) -> None:
@@ -427,7 +432,7 @@ async def test_what_a_disk_refuses_to_the_end_is_named(file: Path) -> None:
 async def test_a_file_damaged_while_running_and_replaced_by_an_administrator(file: Path) -> None:
     async with open_outbox(file, disk_retry_s=0.05) as outbox:
         await outbox.add([ring(f"c{n}") for n in range(50)])
-        outbox._engine.dispose()  # what SQLite holds in memory would hide the damage
+        await disconnect(outbox)  # what SQLite holds in memory would hide the damage
         damaged(file)
         added = await outbox.add([ring("new")])
         assert [each.event.call for each in added] == ["new"]

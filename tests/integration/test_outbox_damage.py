@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
-from tests.integration.test_outbox import AT, ATTEMPT, ring, stored_again
+from tests.integration.test_outbox import AT, ATTEMPT, disconnect, ring, stored_again
 
 from crmbridge.calls.events import State
 from crmbridge.store import recovery
@@ -262,7 +262,7 @@ async def test_damage_found_while_running_is_mended_while_callbacks_go_on(file: 
     with capture_logs() as logs:
         async with open_outbox(file, disk_retry_s=0.05) as outbox:
             waiting = await outbox.waiting()
-            outbox._engine.dispose()  # what SQLite holds in memory would hide the damage
+            await disconnect(outbox)  # what SQLite holds in memory would hide the damage
             overwrite(file, 12 * PAGE, 5 * PAGE)
             overwrite(file, file.stat().st_size - 3 * PAGE, 3 * PAGE)
             now = AT + timedelta(hours=1)
@@ -286,7 +286,7 @@ async def test_damage_found_while_running_is_mended_while_callbacks_go_on(file: 
 
 async def test_damage_that_only_a_reader_meets_is_mended_too(file: Path) -> None:
     async with open_outbox(file, disk_retry_s=0.05) as outbox:
-        outbox._engine.dispose()
+        await disconnect(outbox)
         overwrite(file, 0, PAGE)
         with capture_logs() as logs:
             assert await outbox.changes() is None

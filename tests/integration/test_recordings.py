@@ -32,6 +32,7 @@ from crmbridge.web import recordings as served
 from crmbridge.web.access import Access
 from crmbridge.web.links import Links
 from crmbridge.web.recordings import Recordings
+from crmbridge.web.recordings_by_pbx import RecordingsByPbx
 
 NOW_S = 1795413177.0
 SOUND = bytes(range(256)) * 40
@@ -289,8 +290,9 @@ async def test_the_call_list_links_to_its_recordings(monitor: Path) -> None:
     rows = [ROW._replace(filename=NAME), ROW._replace(filename=f"{monitor}/{DAY}/{OTHER}"), ROW]
     page = Page([*rows, ROW._replace(filename="/etc/passwd")], None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tests.integration.test_web.link", recordings.link)
-        async with running(extra=[recordings]) as site:
+        of_all = RecordingsByPbx({ROW.pbx: recordings})
+        patch.setattr("tests.integration.test_web.link", of_all.link)
+        async with running(extra=[of_all]) as site:
             site.calls.page = page
             result = json.loads((await site.ask("/calls?number=1")).body)["result"]
             assert ["link" in line for line in result] == [True, True, False, False]

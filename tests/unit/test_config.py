@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.integration.cdr_tables import record
 
 from crmbridge import build, config
 from crmbridge.config import ConfigError
@@ -226,3 +227,169 @@ def test_a_systemd_credential_for_one_client(tmp_path: Path, monkeypatch: pytest
     assert password.get_secret_value() == "from a credential"
     (folder / "crm.clients.99.password").write_text("x")
     assert "no entry of crm.clients has client_id '99'" in mistakes(tmp_path, GOOD + CLIENTS)
+
+
+# Several PBXes
+
+SEVERAL = """
+[crm]
+url = "https://crm.example/w.php"
+client_id = 10
+[http]
+username = "crm"
+password = "http-s3cret"
+[dialer]
+channel = "SIP/{ext}"
+context = "agents"
+[[pbxes]]
+client_id = 20
+[pbxes.ami]
+host = "192.0.2.21"
+username = "u"
+secret = "s3cret-1"
+[pbxes.pbx]
+name = "tel-aviv.2"
+extensions = '8\\d\\d'
+[pbxes.cdr]
+timezone = "Asia/Jerusalem"
+[pbxes.dialer]
+channel = "PJSIP/{ext}"
+auto_answer = true
+[[pbxes]]
+[pbxes.ami]
+username = "u"
+secret = "s3cret-2"
+[pbxes.pbx]
+name = "eilat"
+[[crm.clients]]
+client_id = 11
+extensions = [801]
+pbx = "tel-aviv.2"
+[[crm.clients]]
+client_id = 12
+dids = ["0720000000"]
+"""
+
+
+def test_each_pbx_has_what_it_would_have_alone(tmp_path: Path) -> None:
+    settings = config.load(write(tmp_path, SEVERAL))
+    assert settings.names_pbxes
+    assert "s3cret" not in repr(settings)
+    tel_aviv, eilat = settings.each()
+    assert (tel_aviv.pbx.name, tel_aviv.ami.host, tel_aviv.pbx.extensions) == ("tel-aviv.2", "192.0.2.21", r"8\d\d")
+    assert (eilat.pbx.name, eilat.ami.host, eilat.pbx.extensions) == ("eilat", "127.0.0.1", r"\d{2,5}")
+    assert (tel_aviv.crm.client_id, eilat.crm.client_id) == ("20", "10")
+    assert [one.client_id for one in tel_aviv.crm.clients] == ["11", "12"]
+    assert [one.client_id for one in eilat.crm.clients] == ["12"]
+    dialers = [(one.dialer.channel, one.dialer.context, one.dialer.auto_answer) for one in settings.each()]
+    assert dialers == [("PJSIP/{ext}", "agents", True), ("SIP/{ext}", "agents", False)]
+    assert (tel_aviv.cdr.timezone, eilat.cdr.timezone) == ("Asia/Jerusalem", None)
+    assert tel_aviv.each() == [tel_aviv], "what is one PBX's stays so"
+    assert build.client_ids(settings) == {"10", "11", "12", "20"}
+
+
+def test_one_pbx_in_the_short_form_is_the_only_one(tmp_path: Path) -> None:
+    settings = config.load(write(tmp_path, GOOD + '[[crm.clients]]\nclient_id = 11\nextensions = [711]\npbx = "pbx"\n'))
+    assert not settings.names_pbxes
+    assert settings.each() == [settings]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("[http]", '[ami]\nusername = "u"\nsecret = "s"\n[http]', "pbxes: there is [ami], too"),
+        ("[http]", '[cdr]\ntable = "x"\n[http]', "pbxes: there is"),
+        ('name = "eilat"', 'name = "tel-aviv.2"', "pbxes.1.pbx.name: 'tel-aviv.2' is another PBX's name"),
+        ('name = "eilat"', "", "pbxes.1.pbx.name: is needed"),
+        ('[pbxes.pbx]\nname = "eilat"', "", "pbxes.1.pbx: is needed"),
+        ('name = "eilat"', 'name = "a/b"', "pbxes.1.pbx.name: must be at most 64 characters"),
+        ('name = "eilat"', 'name = ".."', "pbxes.1.pbx.name: must be at most 64 characters"),
+        ('name = "eilat"', f'name = "{"x" * 65}"', "pbxes.1.pbx.name: must be at most 64 characters"),
+        ('secret = "s3cret-2"', "", "pbxes.1.ami.secret: is needed"),
+        (
+            'secret = "s3cret-2"',
+            'secret = "s"\nhost = "192.0.2.21"',
+            "tel-aviv.2 and eilat are both at 192.0.2.21:5038",
+        ),
+        ("client_id = 20", "client = 20", "pbxes.0.client: there is no such setting (known: client_id, ami, pbx"),
+        ("auto_answer = true", "timeout_s = 3", "pbxes.0.dialer.timeout_s: there is no such setting"),
+        ('channel = "PJSIP/{ext}"', 'channel = "PJSIP"', "pbxes.0.dialer.channel: must be a channel"),
+        (
+            'pbx = "tel-aviv.2"',
+            'pbx = "haifa"',
+            "crm.clients.0.pbx: there is no PBX 'haifa' (known: tel-aviv.2, eilat)",
+        ),
+    ],
+)
+def test_mistakes_about_several_pbxes(tmp_path: Path, old: str, new: str, says: str) -> None:
+    assert old in SEVERAL
+    told = mistakes(tmp_path, SEVERAL.replace(old, new, 1))
+    assert says in told
+    assert "s3cret" not in told
+
+
+def test_a_client_of_a_pbx_that_is_not_there_is_a_mistake_in_the_short_form_too(tmp_path: Path) -> None:
+    text = GOOD + '[[crm.clients]]\nclient_id = 11\npbx = "haifa"\n'
+    assert "crm.clients.0.pbx: there is no PBX 'haifa' (known: pbx)" in mistakes(tmp_path, text)
+
+
+def test_a_systemd_credential_for_one_pbx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "credentials"
+    folder.mkdir()
+    (folder / "pbxes.tel-aviv.2.ami.secret").write_text("from a credential\n")
+    (folder / "pbxes.eilat.ami.ca_file").write_text("PEM")
+    (folder / "pbxes.eilat.cdr.source").write_text("/var/log/cdr.csv")
+    (folder / "ami.secret").write_text("of the short form: our unit loads it in any case")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+    tel_aviv, eilat = config.load(write(tmp_path, SEVERAL.replace('secret = "s3cret-1"', ""))).each()
+    assert tel_aviv.ami.secret.get_secret_value() == "from a credential"
+    assert eilat.ami.ca_file == folder / "pbxes.eilat.ami.ca_file"
+    assert eilat.cdr.source.get_secret_value() == "/var/log/cdr.csv"
+    for name in ("pbxes.haifa.ami.secret", "pbxes.secret"):
+        (folder / name).write_text("x")
+        assert f"the credential {name} is for no PBX" in mistakes(tmp_path, SEVERAL)
+        (folder / name).unlink()
+
+
+def test_the_environment_for_one_pbx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRMBRIDGE_PBXES__TEL_AVIV_2__AMI__SECRET", "from-env")
+    monkeypatch.setenv("CRMBRIDGE_PBXES__EILAT__AMI__PORT", "5039")
+    monkeypatch.setenv("CRMBRIDGE_PBXES__EILAT__CLIENT_ID", "30")
+    monkeypatch.setenv("CRMBRIDGE_PBXES__EILAT__PBX__TRUNKS", '["PJSIP/trunk"]')
+    tel_aviv, eilat = config.load(write(tmp_path, SEVERAL)).each()
+    assert tel_aviv.ami.secret.get_secret_value() == "from-env"
+    assert (eilat.ami.port, eilat.crm.client_id, eilat.pbx.trunks) == (5039, "30", ["PJSIP/trunk"])
+    monkeypatch.setenv("CRMBRIDGE_PBXES__EILAT__PBX__TRUNKS", "PJSIP/trunk")
+    assert "CRMBRIDGE_PBXES__EILAT__PBX__TRUNKS is no list" in mistakes(tmp_path, SEVERAL)
+    monkeypatch.delenv("CRMBRIDGE_PBXES__EILAT__PBX__TRUNKS")
+    monkeypatch.setenv("CRMBRIDGE_PBXES__HAIFA__AMI__SECRET", "x")
+    assert "CRMBRIDGE_PBXES__HAIFA__AMI__SECRET is for no PBX" in mistakes(tmp_path, SEVERAL)
+
+
+def test_the_common_credentials_are_for_the_clients_of_all_pbxes(tmp_path: Path) -> None:
+    own = 'client_id = 11\nusername = "eleven"\npassword = "e"'
+    settings = config.load(write(tmp_path, SEVERAL.replace("client_id = 11", own)))
+    common, of_eleven = build.accounts(settings)
+    assert common.client_ids == frozenset({"10", "12", "20"})
+    assert of_eleven.client_ids == frozenset({"11"})
+
+
+def test_names_of_recordings_and_their_lines_say_of_which_pbx_they_are(tmp_path: Path) -> None:
+    several, one = config.load(write(tmp_path, SEVERAL)), config.load(write(tmp_path, GOOD))
+    rows = build.histories(build.sites(several))
+    records = [
+        record(1_795_413_177, pbx=pbx, dstchannel=f"PJSIP/{extension}-1", recordingfile=file)
+        for pbx, extension, file in RECORDED
+    ]
+    assert [row.filename for each in records for row in rows([each])] == [
+        "tel-aviv.2/in.wav",
+        "eilat/var/spool/in.wav",
+        "",
+        f"eilat/{'x' * 249}",
+    ]
+    assert rows([]) == []
+    (row,) = build.histories(build.sites(one))([record(1_795_413_177, recordingfile="/var/spool/in.wav")])
+    assert row.filename == "/var/spool/in.wav"
+
+
+RECORDED = [("tel-aviv.2", 801, "in.wav"), *(("eilat", 777, file) for file in ("/var/spool/in.wav", "", "x" * 255))]

@@ -417,3 +417,76 @@ def test_no_more_calls_at_once_than_allowed() -> None:
     assert "dialer.max_calls" in refusal.message
     in_progress = 1
     assert isinstance(clicks(), Click)
+
+
+# Several PBXes
+
+HAIFA_AND_EILAT = {"haifa": ISRAEL, "eilat": Dialable.from_settings(region="IL", extensions=r"[78]\d\d")}
+
+
+def routed(*pbxes: Phones, client: str = "10", ext: str = "777", number: str = "033004799") -> str:
+    """The PBX on which a click rings, or the code with which it is refused."""
+    rules = DialingRules(HAIFA_AND_EILAT, per_extension_per_minute=3, per_minute=5, duplicate_window_s=10)
+    dialing = Dialing(rules, pbxes)
+    click = dialing.admit(client_id=client, extension=ext, number=number, click_id="click-1", now_s=0)
+    return click.pbx if isinstance(click, Click) else click.code.value
+
+
+def test_a_click_rings_where_an_entry_of_its_client_names_the_extension() -> None:
+    listed = phones("haifa", lists={("10", "777")})
+    assert routed(listed, phones("eilat", knows={"777"})) == "haifa"
+    assert routed(phones("eilat", knows={"777"}), listed) == "haifa", "whatever their order"
+    assert routed(phones("haifa", lists={("11", "777")}), phones("eilat", knows={"777"})) == "eilat"
+
+
+def test_of_several_the_one_counts_on_which_the_phone_is_known() -> None:
+    assert routed(phones("haifa", knows={"777"}), phones("eilat", knows={"778"})) == "haifa"
+    both = {"lists": {("10", "777")}}
+    assert routed(phones("haifa", **both), phones("eilat", knows={"777"}, **both)) == "eilat"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("known", [set(), {"777"}])
+def test_where_it_is_not_sure_which_one_nobody_is_rung(known: set[str]) -> None:
+    assert routed(phones("haifa", knows=known), phones("eilat", knows=known)) == Code.AMBIGUOUS
+    everywhere = {"lists": {("10", "777")}, "knows": known}
+    assert routed(phones("haifa", **everywhere), phones("eilat", **everywhere)) == Code.AMBIGUOUS  # type: ignore[arg-type]
+
+
+def test_a_pbx_counts_only_where_the_client_and_the_extension_may_be() -> None:
+    assert routed(phones("haifa", serves={"11"}, knows={"777"}), phones("eilat")) == "eilat"
+    assert routed(phones("haifa", serves={"11"}), phones("eilat", serves={"11"})) == Code.UNKNOWN_CLIENT
+    assert routed(phones("haifa", knows={"801"}), phones("eilat"), ext="801") == "eilat", "haifa has no such extensions"
+    somebody_elses = phones("haifa", owns=lambda client_id, extension: False, lists={("10", "777")})  # noqa: ARG005
+    assert routed(somebody_elses, phones("eilat")) == "eilat"
+    assert routed(somebody_elses) == Code.EXTENSION
+
+
+def test_a_refusal_tells_on_which_pbx_it_would_have_rung() -> None:
+    rules = DialingRules(HAIFA_AND_EILAT, per_extension_per_minute=1, per_minute=2, duplicate_window_s=10)
+    away = phones("eilat", serves={"11"}, state=lambda extension: PhoneState.AWAY)  # noqa: ARG005  # of all
+    dialing = Dialing(rules, [phones("haifa", serves={"10"}), away])
+
+    def admitted(client: str, number: str) -> Click | Refusal:
+        return dialing.admit(client_id=client, extension="777", number=number, click_id=number, now_s=0)
+
+    refused = admitted("11", "033004799")
+    assert isinstance(refused, Refusal)
+    assert (refused.code, refused.pbx) == (Code.UNREACHABLE, "eilat")
+    abroad = admitted("10", "+442079460018")
+    assert isinstance(abroad, Refusal)
+    assert (abroad.code, abroad.pbx) == (Code.NUMBER, "haifa")
+
+
+def test_limits_are_one_for_all_pbxes_and_by_extension_for_each() -> None:
+    rules = DialingRules(HAIFA_AND_EILAT, per_extension_per_minute=1, per_minute=3, duplicate_window_s=10)
+    dialing = Dialing(rules, [phones("haifa", serves={"10"}), phones("eilat", serves={"11"})])
+
+    def code(client: str, ext: str, number: str) -> str:
+        one = dialing.admit(client_id=client, extension=ext, number=number, click_id=number, now_s=0)
+        return one.code.value if isinstance(one, Refusal) else one.pbx
+
+    assert code("10", "777", "033004700") == "haifa"
+    assert code("10", "777", "033004701") == Code.TOO_MANY, "one a minute for this phone"
+    assert code("11", "777", "033004702") == "eilat", "another phone, though of the same name"
+    assert code("10", "778", "033004703") == "haifa"
+    assert code("10", "779", "033004704") == Code.TOO_MANY, "three a minute for all"

@@ -164,3 +164,14 @@ def test_states_of_a_list_without_changes_after_it_are_not_believed() -> None:
 def test_what_is_no_phone_takes_no_memory() -> None:
     known = phones(*(device(name, "INUSE") for name in ("Queue:600_avail", "MWI:1@default", "Local/1@x", "Custom:D")))
     assert known._devices == {}
+
+
+def test_a_phone_is_known_by_its_hint_or_its_device() -> None:
+    assert not phones().knows("777", "PJSIP/777")
+    assert not phones(CHANGE).knows("777", None)
+    assert phones(hint("777", "SIP/desk", "4")).knows("777", "PJSIP/777"), "away, but there"
+    assert not phones(hint("778", "SIP/desk", "0")).knows("777", "PJSIP/777")
+    assert phones(device("PJSIP/777", "UNAVAILABLE")).knows("777", "PJSIP/777")
+    assert not phones(device("PJSIP/777", "INVALID")).knows("777", "PJSIP/777"), "what Asterisk says of no device"
+    listed = device("PJSIP/777", "NOT_INUSE", ActionID="1")
+    assert phones(listed, complete("DeviceStateList", 1)).knows("777", "PJSIP/777")

@@ -54,6 +54,36 @@ def test_an_installation_with_all_of_it() -> None:
     assert not [secret for secret in SECRETS if secret in shown]
 
 
+def test_several_pbxes() -> None:
+    values = example()
+    ami = values.pop("ami")
+    del values["pbx"]
+    values["pbxes"] = [
+        {"client_id": "20", "ami": ami, "pbx": {"name": "haifa"}},
+        {
+            "ami": ami | {"port": 5039},
+            "pbx": {"name": "eilat"},
+            "cdr": {"recordings_dir": "/srv/eilat", "links_expire_s": 60},
+        },
+    ]
+    values["crm"]["clients"] = [
+        {"client_id": "11", "extensions": ["801"], "pbx": "eilat"},
+        {"client_id": "20", "dids": ["0720000000"], "username": "twenty", "password": SECRETS[2]},
+    ]
+    shown = of(values)
+    for needed in (
+        "PBXes: `haifa`, `eilat` (",
+        "| PBX | ClientId | calls to | over | extensions | user |\n|---|---|---|---|---|---|\n",
+        "| `eilat` | `11` | - | - | `801` | `crm` |",
+        "| all | `20` | `0720000000` | - | - | `twenty` |",
+        "| `haifa` | `20` | all others | all others | all others | `twenty` |",
+        "| `eilat` | `10` | all others | all others | all others | `crm` |",
+        "without the password for 60 s",
+    ):
+        assert needed in shown, needed
+    assert not [secret for secret in SECRETS if secret in shown]
+
+
 @pytest.mark.parametrize(
     ("listen", "more", "base"),
     [

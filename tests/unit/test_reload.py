@@ -39,3 +39,47 @@ def test_what_is_not_followed_stays_as_it_was_and_is_named_again() -> None:
     assert merged.http.password.get_secret_value() == "new"
     assert (merged.http.listen, merged.pbx.name, merged.log.level) == ("127.0.0.1:6560", "pbx", "debug")
     assert reload.differing(merged, new) == ["pbx.name", "http.listen"]
+
+
+def several(**pbxes: dict[str, Any]) -> Settings:
+    """Settings with these PBXes; each by its sections."""
+    entries = [
+        sections
+        | {"ami": {"host": name, **OLD["ami"], **sections.get("ami", {})}}
+        | {"pbx": {"name": name, **sections.get("pbx", {})}}
+        for name, sections in pbxes.items()
+    ]
+    return parse({"crm": OLD["crm"], "http": OLD["http"], "pbxes": entries}, source="a test")
+
+
+def test_of_each_pbx_what_differs_is_named_and_followed_as_far_as_it_can_be() -> None:
+    old = several(haifa={}, eilat={"client_id": "20"}, acre={})
+    new = several(
+        eilat={"client_id": "21", "pbx": {"extensions": "7.."}, "dialer": {"context": "x"}},
+        haifa={"ami": {"username": "u", "secret": "new"}},
+        safed={},
+    )
+    changed = reload.differing(old, new)
+    assert changed == [
+        *("pbxes.haifa.ami", "pbxes.eilat.client_id", "pbxes.eilat.pbx", "pbxes.eilat.dialer"),
+        *("pbxes.acre", "pbxes.safed"),
+    ]
+    assert [key for key in changed if reload.follows(key)] == ["pbxes.eilat.client_id", "pbxes.eilat.dialer"]
+    merged = {one.pbx.name: one for one in reload.merged(old, new).each()}
+    assert list(merged) == ["haifa", "eilat", "acre"]
+    assert (merged["eilat"].crm.client_id, merged["eilat"].dialer.context) == ("21", "x")
+    assert merged["eilat"].pbx.extensions == old.each()[1].pbx.extensions
+    assert merged["haifa"].ami.secret.get_secret_value() == "s"
+    assert reload.differing(reload.merged(old, new), new) == [key for key in changed if not reload.follows(key)]
+
+
+def test_another_form_of_the_settings_waits_for_a_restart() -> None:
+    one, more = settings(), several(pbx={})
+    for old, new in ((one, more), (more, one)):
+        assert [key for key in reload.differing(old, new) if not reload.follows(key)] == [
+            "ami",
+            "pbx",
+            "pbxes.pbx",
+            "cdr",
+        ]
+        assert reload.differing(reload.merged(old, new), old) == []

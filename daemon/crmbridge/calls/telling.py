@@ -34,13 +34,9 @@ class Telling:
         self._at: datetime
         self._told: list[CallEvent] = []
 
-    def begin(self, at: datetime) -> None:
-        """Another event, read at this instant (aware UTC): what was told of the one before is forgotten."""
+    def begin(self, at: datetime) -> list[CallEvent]:
+        """Another event, read at this instant (aware UTC): what will be told because of it, in order, gets in here."""
         self._at, self._told = at, []
-
-    @property
-    def told(self) -> list[CallEvent]:
-        """What is told because of this event, in order."""
         return self._told
 
     def rings(self, leg: Leg) -> None:

@@ -101,9 +101,9 @@ class Tracker:
         transition = self._TRANSITIONS.get(event.get("Event", ""))
         if transition is None:
             return []
-        self._telling.begin(at)
+        told = self._telling.begin(at)
         transition(self, event)
-        return self._telling.told
+        return told
 
     # Channels
 

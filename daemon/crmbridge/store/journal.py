@@ -82,6 +82,9 @@ class Journal:
         self._patience_s = patience_s
         self._recover = recover
         self._thread = ThreadPoolExecutor(1, "journal")
+        self._connection: Connection | None = None
+        """The thread's own, kept as long as it serves: having another one from the engine for each transaction took
+        longer than the transaction's statements (`make bench`, section rings)."""
         self._queue: deque[_Write] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
@@ -122,11 +125,14 @@ class Journal:
         if self.broken or self.hangs:
             _answer(write)
         self._add(write)
-        if otherwise is not None:
-            await asyncio.wait([write.done], timeout=self._patience_s)
-            if not write.done.done():
-                self._lose_patience()
-        result: T = await asyncio.shield(write.done)
+        patience = None
+        if otherwise is not None and not write.done.done():
+            patience = asyncio.get_running_loop().call_later(self._patience_s, self._lose_patience, write)
+        try:
+            result: T = await asyncio.shield(write.done)
+        finally:
+            if patience is not None:
+                patience.cancel()
         return result
 
     def suspect(self, error: BaseException) -> None:
@@ -143,7 +149,7 @@ class Journal:
             await self._last_wait(self._worker)
         if self._queue:
             log.error("store.writes_lost", file=self._engine.url.database, writes=len(self._queue))
-        disposed = self._thread.submit(self._engine.dispose)
+        disposed = self._thread.submit(self._disconnect)
         if self._worker is None or self._worker.done():
             await asyncio.wrap_future(disposed)
         else:
@@ -234,7 +240,26 @@ class Journal:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     async def _transaction(self, operations: Sequence[Operation[Any]]) -> list[Any]:
-        return await self._in_thread(partial(_transact, self._engine, operations))
+        return await self._in_thread(partial(self._transact, operations))
+
+    # In the thread
+
+    def _transact(self, operations: Sequence[Operation[Any]]) -> list[Any]:
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        try:
+            with self._connection.begin():
+                return [operation(self._connection) for operation in operations]
+        except BaseException:
+            self._connection.close()
+            self._connection = None
+            raise
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        self._engine.dispose()
 
     def _break(self, error: BaseException) -> None:
         if not self.broken:
@@ -254,7 +279,9 @@ class Journal:
     def _refused(self) -> StoreError:
         return StoreError(f"{self._engine.url.database} cannot be written at present: nothing was changed")
 
-    def _lose_patience(self) -> None:
+    def _lose_patience(self, write: _Write) -> None:
+        if write.done.done():
+            return
         if not self.hangs:
             self._hangs_since = asyncio.get_running_loop().time() - self._patience_s
             log.error(
@@ -264,8 +291,8 @@ class Journal:
                 effect="callbacks go on from memory; those not yet told are lost if crmbridge stops now",
                 hint="another program holds the file, or the disk is slow: see iostat and the kernel's log (dmesg)",
             )
-        for write in self._queue:
-            _answer(write)
+        for each in self._queue:
+            _answer(each)
 
     def _keeps_up_again(self) -> None:
         hung_s = asyncio.get_running_loop().time() - (self._hangs_since or 0.0)
@@ -276,7 +303,7 @@ class Journal:
         assert self._refusal is not None  # noqa: S101  # else there is nothing to try
         try:
             # Fresh connections: an administrator may have put another file in the place of a damaged one.
-            await self._in_thread(self._engine.dispose)
+            await self._in_thread(self._disconnect)
             await self._in_thread(partial(self._open_again, look_through=damage(self._refusal)))
             while self._queue:
                 await self._store(list(islice(self._queue, STEP)))
@@ -296,11 +323,6 @@ class Journal:
         file = self._engine.url.database
         log.warning(event, file=file, writes_stored=self._late, writes_lost=self._lost, **more)
         self._late = self._lost = 0
-
-
-def _transact(engine: Engine, operations: Sequence[Operation[Any]]) -> list[Any]:
-    with engine.begin() as connection:
-        return [operation(connection) for operation in operations]
 
 
 def _answer(write: _Write) -> None:
