@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.asterisk.cluster.faults import single
-from tests.asterisk.cluster.run import running
+from tests.asterisk.cluster.run import CALM_S, running
 from tests.asterisk.conftest import Lab
 from tests.asterisk.lab.rootfs import RECIPES
 from tests.asterisk.lab.site import Site, standing
@@ -29,7 +29,7 @@ def site(lab: Lab) -> Iterator[Site]:
 async def test_a_site_under_calls_loses_and_doubles_none_whatever_dies(site: Site) -> None:
     kinds = {fault.name: fault for fault in single(site)}
     async with running(site, per_s=5, seed=1) as (run, outcome):
-        await run.calm(1.0)
+        await run.calm(CALM_S)
         for name in CHOSEN:
             await run.suffer(kinds[name], LASTS_S)
         await run.click_often(1000)
