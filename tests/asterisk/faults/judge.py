@@ -164,7 +164,7 @@ def judge(
     for call in calls:
         for fact, interval in call.facts():
             _judge_fact(report, fact, sight.since(interval), by_fact.get(fact, []), fact in excused, due)
-        _judge_order(report, call.number, by_fact)
+        _judge_order(report, call.number, by_fact, unclaimed)
     real = {fact for call in calls for fact, _ in call.facts()}
     report.untrue = [
         f"untrue: {operation} of {number}" for number, operation in by_fact if (number, operation) not in real
@@ -194,8 +194,13 @@ def _judge_fact(
         )
 
 
-def _judge_order(report: Report, number: str, by_fact: dict[Fact, list[Request]]) -> None:
+def _judge_order(
+    report: Report, number: str, by_fact: dict[Fact, list[Request]], unclaimed: Sequence[Interval]
+) -> None:
+    """By each bridge's own order, where each tells all: a ring that comes again then may come after the answer."""
     rings, answers = by_fact.get((number, RING)), by_fact.get((number, ANSWER))
+    if rings and _within(rings[0].at, unclaimed):
+        rings = rings[:1]
     if rings and answers and rings[-1].at > answers[0].at:
         report.disordered.append(f"out of order: ring of {number} at {rings[-1].at:.3f}, answer at {answers[0].at:.3f}")
 
@@ -204,8 +209,12 @@ def _judge_doubled(report: Report, fact: Fact, same: list[Request], again_is_rig
     first = next((index for index, one in enumerate(same) if one.accepted), len(same))
     again = same[first + 1 :]
     one_key = len({one.key for one in same}) == 1
-    right = all(any(start <= one.at <= end for start, end in again_is_right) for one in same[first:-1])
+    right = all(_within(one.at, again_is_right) for one in same[first:-1])
     if again and one_key and right:
         report.twice += len(again)
     elif again or not one_key:
         report.doubled.append(f"doubled: {fact[1]} of {fact[0]}, {len(same)} times, one key: {one_key}")
+
+
+def _within(at: float, intervals: Sequence[Interval]) -> bool:
+    return any(start <= at <= end for start, end in intervals)
