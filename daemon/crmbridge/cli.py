@@ -129,7 +129,7 @@ def check(config_file: ConfigOption = config.DEFAULT_FILE, as_json: JsonOption =
 def config_show(config_file: ConfigOption = config.DEFAULT_FILE) -> None:
     """Print the settings as they are in force, defaults included, secrets hidden."""
     settings = terminal.load(config_file)
-    empty = ("pbxes",) if not settings.names_pbxes else ("ami", "pbx", "cdr")
+    empty = config.SHORT_FORM if settings.names_pbxes else ("pbxes",)
     shown = {name: section for name, section in settings.model_dump().items() if name not in empty}
     typer.echo(json.dumps(_plain(shown), indent=2, ensure_ascii=False))
 

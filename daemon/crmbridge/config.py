@@ -27,6 +27,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 
 from crmbridge.config_sources import (
     ENV_PREFIX,
+    SHORT_FORM,
     ConfigError,
     add_credentials,
     add_environment,
@@ -54,7 +55,7 @@ from crmbridge.config_values import (
     Username,
 )
 
-__all__ = ["DEFAULT_FILE", "ConfigError", "Settings", "load", "parse"]
+__all__ = ["DEFAULT_FILE", "SHORT_FORM", "ConfigError", "Settings", "load", "parse"]
 
 DEFAULT_FILE = Path("/etc/crmbridge/config.toml")
 
@@ -311,8 +312,14 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _short_form(cls, values: dict[str, Any]) -> dict[str, Any]:
-        return values if values.get("pbxes") else {"ami": {}, "pbx": {}, "cdr": {}, **values}
+    def _either_form(cls, values: dict[str, Any]) -> dict[str, Any]:
+        short = [name for name in SHORT_FORM if name in values]
+        if not values.get("pbxes"):
+            return {**{name: {} for name in SHORT_FORM}, **values}
+        if short:
+            both = ", ".join(f"[{name}] ({ENV_PREFIX}{name.upper()}__…)" for name in short)
+            raise ValueError(f"pbxes: there is {both}, too: name all PBXes in [[pbxes]], each with its own sections")
+        return values
 
     @model_validator(mode="after")
     def _tell_clients_apart(self) -> Self:
@@ -333,10 +340,6 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _tell_pbxes_apart(self) -> Self:
-        short = [name for name in ("ami", "pbx", "cdr") if getattr(self, name) is not None]
-        if self.pbxes and short:
-            both = ", ".join(f"[{name}]" for name in short)
-            raise ValueError(f"pbxes: there is {both}, too: name all PBXes in [[pbxes]], each with its own sections")
         names = [one.pbx.name for one in self.pbxes] or [self.pbx.name]
         for name in _twice(names):
             at = len(names) - 1 - names[::-1].index(name)

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 ENV_PREFIX = "CRMBRIDGE_"
 FILES = frozenset({"ami.ca_file", "http.tls_cert", "http.tls_key"})
 """Settings that name a file: a systemd credential of such a name is that file."""
-_SHORT_FORM = frozenset({"ami", "pbx", "cdr"})
+SHORT_FORM = ("ami", "pbx", "cdr")
 """Sections of the only PBX. The unit that we ship loads ami.secret in any case: beside [[pbxes]] it means nothing."""
 
 
@@ -59,7 +59,7 @@ def add_credentials(values: dict[str, Any], sections: set[str]) -> None:
         raise ConfigError(f"the credentials in {folder} can't be read: {error.strerror}") from None
     for file in files:
         first, dot, key = file.name.partition(".")
-        if dot and first in sections and not (values.get("pbxes") and first in _SHORT_FORM):
+        if dot and first in sections and not (values.get("pbxes") and first in SHORT_FORM):
             value = _credential(file)
             if file.name.startswith("crm.clients."):
                 _client_credential(values, file.name, value)

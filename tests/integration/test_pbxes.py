@@ -7,12 +7,16 @@ import asyncio
 import base64
 import json
 import signal
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import aiohttp
 import pytest
@@ -174,6 +178,30 @@ async def test_the_same_ids_on_two_pbxes_are_two_calls_each_of_its_own_client(
     assert seen == {(pbx, source): count for pbx in pbxes for source, count in each.items()}
     outbox = json.loads((await output("outbox", "list", *arguments))[1])
     assert Counter(one["pbx"] for one in outbox) == {"haifa": 2, "eilat": 2}
+
+
+async def test_calls_of_the_same_ids_go_on_across_a_restart_each_with_its_own_client(
+    tmp_path: Path, pbxes: dict[str, SimulatedPbx], crm: Receiver
+) -> None:
+    call = trace("01_did_to_ext_answered")
+    at = call.raw.index(b"Event: DialEnd")
+    prefix = f"{time.time():.0f}.1-"
+    config = await configure(tmp_path, pbxes, crm)
+    async with daemon(config) as bridge:
+        await bridge.logged("ami.connected", times=2)
+        first = replace(call, raw=call.raw[:at])
+        await asyncio.gather(*(pbx.play(first, prefix=prefix, speed=10) for pbx in pbxes.values()))
+        await targets(crm, 2)
+        await bridge.logged("crm.confirmed", times=2)
+        bridge.process.send_signal(signal.SIGKILL)
+    async with daemon(config) as bridge:
+        await bridge.logged("ami.connected", times=2)
+        rest = replace(call, raw=call.raw[at:])
+        await asyncio.gather(*(pbx.play(rest, prefix=prefix, speed=10) for pbx in pbxes.values()))
+        told = await targets(crm, 4)
+    for client in ("10", "20"):
+        assert [target for target in told if f"ClientId={client}" in target] == of(client)
+    assert len(crm.targets) == 4
 
 
 async def test_a_pbx_that_is_away_is_no_trouble_to_the_other_and_is_taken_up_when_it_is_back(
@@ -353,6 +381,25 @@ async def test_recordings_of_one_name_on_two_pbxes_are_two(
         assert (await ask(bridge, "/recordings/tiberias/in-0.wav"))[0] == 404
         assert (await ask(bridge, "/recordings/haifa/../eilat/in-0.wav"))[0] == 404
         assert (await ask(bridge, "/recordings/haifa/%2e%2e/eilat/in-0.wav"))[0] == 404
+
+
+async def test_each_pbx_has_its_own_time_zone(tmp_path: Path, pbxes: dict[str, SimulatedPbx]) -> None:
+    zones = {"haifa": "Asia/Jerusalem", "eilat": "UTC"}
+    of_pbx = {
+        name: f'[pbxes.cdr]\nsource = "{tmp_path}/{name}.csv"\ntimezone = "{zone}"' for name, zone in zones.items()
+    }
+    at = datetime.fromtimestamp(int(time.time()) - 60, UTC)
+    for name in zones:
+        (tmp_path / f"{name}.csv").write_text(line(record(int(at.timestamp()))))
+    async with daemon(await configure(tmp_path, pbxes, of_pbx=of_pbx)) as bridge:
+        await bridge.logged("cdr.stored", times=2)
+        walls = {}
+        for name, client in (("haifa", "20"), ("eilat", "10")):
+            _, answer = await ask(bridge, f"/calls?number=033004799&ClientId={client}")
+            (walls[name],) = [one["time"] for one in answer["result"]]
+    assert walls == {name: f"{at.astimezone(ZoneInfo(zone)):%Y-%m-%d %H:%M:%S}" for name, zone in zones.items()}
+    with closing(sqlite3.connect(tmp_path / "calls.db")) as connection:
+        assert dict(connection.execute("SELECT pbx, time FROM calls")) == walls, "as direct SQL has it"
 
 
 async def test_check_tries_each_pbx_and_names_it(tmp_path: Path, pbxes: dict[str, SimulatedPbx], crm: Receiver) -> None:

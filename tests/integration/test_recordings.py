@@ -300,6 +300,22 @@ async def test_the_call_list_links_to_its_recordings(monitor: Path) -> None:
     assert bodies == [SOUND, SOUND[::-1]]
 
 
+async def test_a_pbx_may_have_any_name(monitor: Path) -> None:
+    name = "תל אביב %2F?#"
+    recordings = Recordings(folder=monitor, links=Links(b"k" * 32, expire_s=3600), prefix=f"{name}/", clock=Clock())
+    of_all = RecordingsByPbx(
+        {"haifa": Recordings(folder=monitor.parent, links=Links(b"k", expire_s=1)), name: recordings}
+    )
+    async with running(extra=[of_all]) as site:
+        for filename in (f"{name}/{NAME}", NAME, f"{name}{monitor}/{DAY}/{NAME}"):
+            link = of_all.link(filename, "10", name)
+            assert link is not None
+            answer = await site.ask(link, auth=None)
+            assert (answer.status, answer.body) == (200, SOUND)
+        assert (await site.ask(f"/recordings/{quote(name)}/{NAME}")).body == SOUND
+        assert of_all.link(NAME, "10", "acre") is None
+
+
 async def test_a_link_opens_one_recording_for_a_while(desk: Desk) -> None:
     link = desk.link()
     assert link.startswith(f"/recordings/{NAME}?ClientId=10&expires=1795416777&signature=")

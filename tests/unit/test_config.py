@@ -297,7 +297,7 @@ def test_one_pbx_in_the_short_form_is_the_only_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("[http]", '[ami]\nusername = "u"\nsecret = "s"\n[http]', "pbxes: there is [ami], too"),
+        ("[http]", '[ami]\nusername = "u"\nsecret = "s"\n[http]', "pbxes: there is [ami] (CRMBRIDGE_AMI__…), too"),
         ("[http]", '[cdr]\ntable = "x"\n[http]', "pbxes: there is"),
         ('name = "eilat"', 'name = "tel-aviv.2"', "pbxes.1.pbx.name: 'tel-aviv.2' is another PBX's name"),
         ('name = "eilat"', "", "pbxes.1.pbx.name: is needed"),
@@ -362,6 +362,9 @@ def test_the_environment_for_one_pbx(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("CRMBRIDGE_PBXES__EILAT__PBX__TRUNKS", "PJSIP/trunk")
     assert "CRMBRIDGE_PBXES__EILAT__PBX__TRUNKS is no list" in mistakes(tmp_path, SEVERAL)
     monkeypatch.delenv("CRMBRIDGE_PBXES__EILAT__PBX__TRUNKS")
+    monkeypatch.setenv("CRMBRIDGE_AMI__SECRET", "x")
+    assert "pbxes: there is [ami] (CRMBRIDGE_AMI__…), too" in mistakes(tmp_path, SEVERAL)
+    monkeypatch.delenv("CRMBRIDGE_AMI__SECRET")
     monkeypatch.setenv("CRMBRIDGE_PBXES__HAIFA__AMI__SECRET", "x")
     assert "CRMBRIDGE_PBXES__HAIFA__AMI__SECRET is for no PBX" in mistakes(tmp_path, SEVERAL)
 

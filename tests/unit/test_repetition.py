@@ -105,6 +105,7 @@ def line(event: str, **fields: object) -> dict[str, object]:
         ("info", line("http.request", path="/a", status=403), line("http.request", path="/b", status=403), True),
         ("info", line("http.request", status=404), line("http.request", status=403), False),
         ("info", line("http.tls_failed", address="a", reason="x"), line("http.tls_failed", address="a"), True),
+        ("error", line("cdr.source_away", pbx="haifa"), line("cdr.source_away", pbx="eilat"), False),
         ("info", line("outbox.pruned", records=1), line("outbox.pruned", records=2), True),
         ("debug", line("phones.state", device="a"), line("phones.state", device="b"), False),
     ],
