@@ -255,6 +255,30 @@ async def test_a_crm_that_says_nothing(setup: Setup) -> None:
 
 
 @pytest.mark.needs("mariadb")
+async def test_claims(setup: Setup, fresh: Fresh) -> None:
+    assert "claims" not in await setup.links()
+    setup.set("store", url=fresh.url)
+    setup.set("claims", bridge="bridge-1")
+
+    async def found(state: State, *says: str) -> None:
+        link = (await setup.links())["claims"]
+        assert link.state == state, link
+        assert all(words in link.found for words in says), link
+
+    await found(State.OK, "as bridge-1; one takes", "no other bridge has been heard of yet")
+    fresh.sql("INSERT INTO bridges VALUES ('bridge-1', 1, UTC_TIMESTAMP(6)), ('bridge-2', 2, UTC_TIMESTAMP(6))")
+    await found(State.OK, "heard of bridge-2")
+    fresh.sql("UPDATE bridges SET seen_at = seen_at - INTERVAL 1 HOUR")
+    await found(State.WARN, "bridge-2 was heard of last 36", "does it run?")
+    setup.set("claims", timeout_s=0.0004)
+    await found(State.WARN, "(claims.timeout_s)")
+    setup.set("claims", timeout_s=2)
+    assert fresh.sql("SELECT count(*) FROM claims").split()[1] == "0", "it leaves nothing behind"
+    fresh.sql(f"REVOKE INSERT ON `{fresh.name}`.* FROM '{fresh.user}'@'127.0.0.1'")
+    await found(State.FAIL, "does not let this user do that", "GRANT")
+
+
+@pytest.mark.needs("mariadb")
 async def test_a_table(setup: Setup, fresh: Fresh, tmp_path: Path) -> None:
     """What may be wrong with it, one after the other, and what its recordings say of their folder."""
     here = ZoneInfo("Asia/Jerusalem")

@@ -47,7 +47,11 @@ Pair = tuple[Standing, Standing]
 
 async def one_by_one(one: Claims, other: Claims, wanted: list[str]) -> list[Pair]:
     """Both want the same claim at the same moment, again and again."""
-    return [tuple(await asyncio.gather(one.take(key), other.take(key))) for key in wanted]
+    pairs: list[Pair] = []
+    for key in wanted:
+        ours, theirs = await asyncio.gather(one.take(key), other.take(key))
+        pairs.append((ours, theirs))
+    return pairs
 
 
 async def at_once(one: Claims, other: Claims, wanted: list[str]) -> list[Pair]:

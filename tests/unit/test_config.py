@@ -51,6 +51,16 @@ def test_the_least_that_is_needed(tmp_path: Path) -> None:
     assert settings.store.state_dir == Path("/var/lib/crmbridge")
 
 
+def test_claims_need_a_database_that_can_be_shared(tmp_path: Path) -> None:
+    claims = '[claims]\nbridge = "bridge-1"\n'
+    shared = '[store]\nurl = "mysql+asyncmy://crmbridge:p@db1,db2/crmbridge"\n'
+    assert config.load(write(tmp_path, GOOD + shared + claims)).claims.bridge == "bridge-1"
+    for store in ("", '[store]\nurl = "sqlite+aiosqlite:////var/lib/crmbridge/calls.db"\n'):
+        assert "claims.bridge: needs store.url to be mysql+asyncmy" in mistakes(tmp_path, GOOD + store + claims)
+    for wrong in ('bridge = ""', 'bridge = "bridge 1"', f'bridge = "{"x" * 33}"', "timeout_s = 0", "lease_s = -1"):
+        assert f"claims.{wrong.split()[0]}" in mistakes(tmp_path, f"{GOOD}{shared}[claims]\n{wrong}\n")
+
+
 def test_no_secret_shows(tmp_path: Path) -> None:
     settings = config.load(write(tmp_path, GOOD))
     assert "s3cret" not in repr(settings)

@@ -21,7 +21,7 @@ async def claims(settings: Settings) -> list[Link]:
     if name is None or url is None:
         return []
     try:
-        took_s, seen = await try_out(url.get_secret_value(), name, timeout_s)
+        took_s, seen = await try_out(url.get_secret_value(), name)
     except StoreError as error:
         return [broken(CLAIMS, str(error))]
     others = {bridge: ago_s for bridge, ago_s in seen.items() if bridge != name}

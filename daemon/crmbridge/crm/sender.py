@@ -321,6 +321,7 @@ class Sender:
                 await self._told(entry, told[entry.delivery.id])
             else:
                 self._close(entry, State.EXPIRED, None)
+        self._wake.set()  # for what waited behind these
 
     def _close(self, entry: Entry, state: State, attempt: Attempt | None) -> None:
         self._lanes.remove(entry)

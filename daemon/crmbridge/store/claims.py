@@ -51,6 +51,8 @@ SLOW = 8
 """The part of a lease that a commit may take: see `_standing`."""
 SEEN_S = 3600.0
 """After so long nobody asks again for a claim that others held: its callback is told or too old."""
+PATIENCE_S = 5.0
+"""For what no popup waits for."""
 STOP_S = 1.0
 """How long a stop waits for the database."""
 
@@ -91,12 +93,12 @@ async def open_claims(url: str | URL, *, bridge: str, timeout_s: float, lease_s:
         claims.close()
 
 
-async def try_out(url: str, bridge: str, timeout_s: float) -> tuple[float, dict[str, float]]:
+async def try_out(url: str, bridge: str) -> tuple[float, dict[str, float]]:
     """Make the tables, and write to them: how many seconds a claim takes, and ago each bridge was heard of last.
 
     Raises StoreError.
     """
-    return await Claims(parsed(url), bridge, timeout_s, timeout_s).try_out()
+    return await Claims(parsed(url), bridge, PATIENCE_S, PATIENCE_S).try_out()
 
 
 class Claims:
@@ -126,7 +128,7 @@ class Claims:
         self._away_since = time.monotonic()
         self._without = 0
         self._answered_at = self._beats_at = 0.0
-        self._has_tables = self._has_beaten = False
+        self._has_beaten = False
 
     @property
     def token(self) -> int:
@@ -217,8 +219,8 @@ class Claims:
 
     async def try_out(self) -> tuple[float, dict[str, float]]:
         """See `try_out`."""
-        await self._or_store_error(lambda connection: connection.ping(reconnect=False))
-        await self._bring_up()
+        if not await self._or_store_error(sql.is_up_to_date):
+            await self._bring_up()
         return await self._or_store_error(lambda connection: sql.try_out(connection, self.us))
 
     async def prune(self, before_s: float, limit: int = STEP) -> int:
@@ -320,10 +322,9 @@ class Claims:
     async def _look(self, *, first: bool = False) -> None:
         """Whether the database is there, or there again."""
         try:
-            await self._bring_up()
-            await self._attempts(lambda connection: connection.ping(reconnect=False), self._timeout_s)
+            if not await self._attempts(sql.is_up_to_date, self._timeout_s):
+                await self._bring_up()
         except _errors() as error:
-            self._has_tables = False
             if first:
                 self._say_unreachable(error)
             return
@@ -334,21 +335,18 @@ class Claims:
         self._wake.set()
 
     async def _bring_up(self) -> None:
-        if self._has_tables:
-            return
-        engine = make_engine(self._address, 1, servers=self._servers)
+        engine, silent = make_engine(self._address, 1, servers=self._servers), False
         try:
             async with asyncio.timeout(self._timeout_s):
                 await bring_up_async(engine, [sql.SCHEMA], None)
-                await engine.dispose()
-        except BaseException:
-            await engine.dispose(close=False)  # closing says goodbye, and waits for the answer
+        except TimeoutError:
+            silent = True
             raise
-        self._has_tables = True
+        finally:
+            await engine.dispose(close=not silent)  # closing says goodbye, and waits for the answer
 
     def _lost(self, error: BaseException) -> None:
         self._leave()
-        self._has_tables = False  # whatever it was, somebody may have taken them away
         self._away_since = time.monotonic()
         self._say_unreachable(error)
         self._let_go.clear()
@@ -361,7 +359,7 @@ class Claims:
 
     def _words(self, error: BaseException) -> str:
         known = mysql.explain(error)
-        silent = f"does not answer within {self._timeout_s:g} s (claims.timeout_s)"
+        silent = f"does not answer within {self._timeout_s:g} s"
         return f"{shown(self._address)} {known or (silent if isinstance(error, TimeoutError) else str(error))}"
 
     def _answer_all_without(self) -> None:
@@ -374,7 +372,7 @@ class Claims:
         """On a connection of its own, which may take its time."""
         servers = Servers(listed(self._address))
         try:
-            async with asyncio.timeout(self._timeout_s * TRIES):
+            async with asyncio.timeout(PATIENCE_S):
                 connection = await servers.connected(**self._how)
                 try:
                     return await work(connection)
@@ -426,10 +424,9 @@ class Claims:
 
     async def _connected(self) -> asyncmy.Connection:
         if self._connection is None:
-            connection = await self._servers.connected(**self._how)
+            self._connection = await self._servers.connected(**self._how)
             async with asyncio.timeout(self._each_s):
-                await sql.prepare(connection)
-            self._connection = connection
+                await sql.prepare(self._connection)
         return self._connection
 
     async def _roll_back(self) -> None:

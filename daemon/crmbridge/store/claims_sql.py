@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table
 
 from crmbridge.calls.claims import FREE, Insert, Judge, Row, Step, Take
-from crmbridge.store.schema import Schema, Utc, mysql_code
+from crmbridge.store.schema import VERSIONS, Schema, Utc, mysql_code
 
 if TYPE_CHECKING:  # see servers.py
     import asyncmy
@@ -48,6 +48,7 @@ bridges = Table(
 SCHEMA = Schema("claims", _TABLES)
 
 _DUPLICATE = 1062  # ER_DUP_ENTRY
+_NO_TABLE = 1146  # ER_NO_SUCH_TABLE
 _NOW = "UTC_TIMESTAMP(6)"
 _FIND = (
     f"SELECT claim, bridge, token, version, told, TIMESTAMPDIFF(MICROSECOND, changed_at, {_NOW}) FROM claims"  # noqa: S608
@@ -92,6 +93,21 @@ def _errors() -> type[Exception]:
 
     error: type[Exception] = MySQLError
     return error
+
+
+async def is_up_to_date(connection: asyncmy.Connection) -> bool:
+    """Whether the tables are there, and as they are now."""
+    async with connection.cursor() as cursor:
+        try:
+            await cursor.execute(f"SELECT version FROM {VERSIONS} WHERE component = %s", [SCHEMA.component])  # noqa: S608
+            found = await cursor.fetchone()
+            for table in _TABLES.sorted_tables:
+                await cursor.execute(f"SELECT 1 FROM {table.name} LIMIT 0")  # noqa: S608
+        except _errors() as error:
+            if mysql_code(error) == _NO_TABLE:
+                return False
+            raise
+    return found is not None and int(found[0]) == SCHEMA.version
 
 
 async def put_through(
