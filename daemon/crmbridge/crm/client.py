@@ -170,7 +170,11 @@ def _watched(dead_s: float) -> Callable[[aiohttp.AddrInfoType], socket.socket]:
     def made(address: aiohttp.AddrInfoType) -> socket.socket:
         family, kind, proto, _, _ = address
         made = socket.socket(family, kind, proto)
+        # The one for what we have sent, the others for an answer that we wait for.
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(dead_s * 1000))
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
         return made
 
     return made

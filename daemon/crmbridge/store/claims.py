@@ -1,9 +1,8 @@
 """Claims on callbacks and clicks, in the database that several bridges share: who asks waits for no more than a moment.
 
-What is asked for while the database is at work goes into its next transaction together. It has a connection of its own,
-and of several servers one that says nothing is left after a fifth of the time that there is. Where that time is over
-the database is taken for unreachable: whoever asks is told at once to go on without a claim, until a look in the
-background finds it again. What was told meanwhile is then put down, so that a bridge that comes later knows.
+What is asked for while the database is at work goes into its next transaction together. Where it does not answer in
+time (see quick.py) it is taken for unreachable: whoever asks is told at once to go on without a claim, until a look in
+the background finds it again. What was told meanwhile is then put down, so that a bridge that comes later knows.
 
 What a claim means is calls/claims.py's, the statements claims_sql.py's. It must not know what is sent, nor to whom.
 """
@@ -13,53 +12,46 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from random import random
 from secrets import randbelow
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import structlog
 from sqlalchemy.engine import URL
 
 from crmbridge.calls.claims import Held, Judge, Mine, Row, Standing, Step, Take, Told, Watch, Without
 from crmbridge.store import claims_sql as sql
-from crmbridge.store import mysql
-from crmbridge.store.engine import bring_up_async, make_engine, parsed, shown
-from crmbridge.store.schema import StoreError
-from crmbridge.store.servers import Servers, listed
+from crmbridge.store.engine import parsed
+from crmbridge.store.quick import PATIENCE_S, Quick, errors
 
 if TYPE_CHECKING:  # see servers.py
     import asyncmy
 
 log = structlog.get_logger("crmbridge.claims")
 
-TRIES = 5
-"""Servers, or tries of one, that there is time for before the database is taken for unreachable."""
 PROBE_S = 1.0
 """How often we look whether it is back."""
 BEAT_S = 5.0
 """How often a bridge says that it lives: so it finds out, too, that the database is away before a callback has to."""
 STEP = 200
 """Claims in one transaction."""
+PRUNE_STEP = 1000
+"""Of those that are deleted: some 20 ms."""
 MOST_TOLD = 50_000
 """What was told without the database and is put down later: hours of callbacks, some 10 MB."""
 SLOW = 8
 """The part of a lease that a commit may take: see `_standing`."""
 SEEN_S = 3600.0
 """After so long nobody asks again for a claim that others held: its callback is told or too old."""
-PATIENCE_S = 5.0
-"""For what no popup waits for."""
 STOP_S = 1.0
 """How long a stop waits for the database."""
 
 RESULTS = ("taken", "taken_over", "held", "told", "without")
 """What there is to count about claims."""
-
-T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
@@ -110,16 +102,10 @@ class Claims:
         self.lease_s = lease_s
         self.us = sql.Us(bridge, 1 + randbelow(2**62))
         self.counts = Counter(dict.fromkeys(RESULTS, 0))
-        self._address = address
-        self._how = mysql.arguments(address)
-        self._timeout_s = timeout_s
-        self._each_s = timeout_s / TRIES
-        self._hosts = len(listed(address))
-        self._servers = Servers(listed(address), limit_s=self._each_s)
+        self._database = Quick(address, timeout_s)
         self.took: Callable[[float], None] = lambda seconds: None  # noqa: ARG005
         """Hears how many seconds each answer took."""
         self._watch = Watch(bridge, self.us.token, lease_s)
-        self._connection: asyncmy.Connection | None = None
         self._asks: deque[_Ask] = deque()
         self._told: dict[str, str] = {}
         self._let_go: dict[str, None] = {}
@@ -199,7 +185,7 @@ class Claims:
 
     def close(self) -> None:
         """Close the connection."""
-        self._drop()
+        self._database.close()
         self._answer_all_without()
 
     async def run(self) -> None:
@@ -219,13 +205,13 @@ class Claims:
 
     async def try_out(self) -> tuple[float, dict[str, float]]:
         """See `try_out`."""
-        if not await self._or_store_error(sql.is_up_to_date):
-            await self._bring_up()
-        return await self._or_store_error(lambda connection: sql.try_out(connection, self.us))
+        if not await self._database.apart(sql.is_up_to_date):
+            await self._database.bring_up(sql.SCHEMA)
+        return await self._database.apart(lambda connection: sql.try_out(connection, self.us))
 
-    async def prune(self, before_s: float, limit: int = STEP) -> int:
+    async def prune(self, before_s: float, limit: int = PRUNE_STEP) -> int:
         """Delete up to so many that were changed longer ago than that; how many. Raises StoreError."""
-        return await self._or_store_error(lambda connection: sql.prune(connection, before_s, limit))
+        return await self._database.apart(lambda connection: sql.prune(connection, before_s, limit))
 
     async def _pause(self, end: asyncio.Event, seconds: float) -> None:
         with suppress(TimeoutError):
@@ -246,10 +232,9 @@ class Claims:
         # As long as the database answers, who waits waits for those before, and not for it.
         since = max(self._answered_at, min((ask.asked for ask in asks), default=time.monotonic()))
         try:
-            began, steps = await self._attempts(
-                partial(self._put_through, batch), self._timeout_s - (time.monotonic() - since)
-            )
-        except _errors() as error:
+            left_s = self._database.timeout_s - (time.monotonic() - since)
+            began, steps = await self._database.do(partial(self._put_through, batch), left_s)
+        except errors() as error:
             self._asks.extendleft(reversed(asks))
             self._lost(error)
             return
@@ -310,8 +295,8 @@ class Claims:
         self._beats_at = time.monotonic() + BEAT_S
         self._watch.forget(time.monotonic() - SEEN_S)
         try:
-            before = await self._attempts(lambda connection: sql.beat(connection, self.us), self._timeout_s)
-        except _errors() as error:
+            before = await self._database.do(lambda connection: sql.beat(connection, self.us))
+        except errors() as error:
             self._lost(error)
             return
         if self._has_beaten and before != self.us.token:
@@ -322,147 +307,31 @@ class Claims:
     async def _look(self, *, first: bool = False) -> None:
         """Whether the database is there, or there again."""
         try:
-            if not await self._attempts(sql.is_up_to_date, self._timeout_s):
-                await self._bring_up()
-        except _errors() as error:
+            if not await self._database.do(sql.is_up_to_date):
+                await self._database.bring_up(sql.SCHEMA)
+        except errors() as error:
             if first:
                 self._say_unreachable(error)
             return
         if not first:
             away_s = round(time.monotonic() - self._away_since, 1)
-            log.warning("claims.reachable", database=shown(self._address), away_s=away_s, sent_without=self._without)
+            log.warning("claims.reachable", database=self._database.name, away_s=away_s, sent_without=self._without)
         self._trouble, self._without = None, 0
         self._wake.set()
 
-    async def _bring_up(self) -> None:
-        engine, silent = make_engine(self._address, 1, servers=self._servers), False
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await bring_up_async(engine, [sql.SCHEMA], None)
-        except TimeoutError:
-            silent = True
-            raise
-        finally:
-            await engine.dispose(close=not silent)  # closing says goodbye, and waits for the answer
-
     def _lost(self, error: BaseException) -> None:
-        self._leave()
         self._away_since = time.monotonic()
         self._say_unreachable(error)
         self._let_go.clear()
         self._answer_all_without()
 
     def _say_unreachable(self, error: BaseException) -> None:
-        self._trouble = str(error) if isinstance(error, StoreError) else self._words(error)
+        self._trouble = self._database.words(error)
         effect = "callbacks are sent without a claim: some are told twice, by two bridges, with one Idempotency-Key"
         log.error("claims.unreachable", reason=self._trouble, effect=effect)
-
-    def _words(self, error: BaseException) -> str:
-        known = mysql.explain(error)
-        silent = f"does not answer within {self._timeout_s:g} s"
-        return f"{shown(self._address)} {known or (silent if isinstance(error, TimeoutError) else str(error))}"
 
     def _answer_all_without(self) -> None:
         while self._asks:
             ask = self._asks.popleft()
             if not ask.answer.done():
                 ask.answer.set_result(Without())
-
-    async def _or_store_error(self, work: Callable[[asyncmy.Connection], Awaitable[T]]) -> T:
-        """On a connection of its own, which may take its time."""
-        servers = Servers(listed(self._address))
-        try:
-            async with asyncio.timeout(PATIENCE_S):
-                connection = await servers.connected(**self._how)
-                try:
-                    return await work(connection)
-                finally:
-                    connection.close()
-        except _errors() as error:
-            raise StoreError(self._words(error)) from error
-
-    async def _attempts(self, work: Callable[[asyncmy.Connection], Awaitable[T]], limit_s: float) -> T:
-        """Do it on the server whose turn it is, or the next, as often as there is time. Raises `_errors()`.
-
-        Where time is over because this process was stopped meanwhile, that says nothing of the database: it is given
-        the time once more. Else a bridge that goes on would send what the other one has told.
-        """
-        failed: list[Exception] = []
-        while True:
-            until = time.monotonic() + limit_s
-            try:
-                async with asyncio.timeout(limit_s):
-                    return await self._tries(work, failed)
-            except TimeoutError as over:
-                if time.monotonic() > until + self._each_s:
-                    self._leave()
-                    limit_s = self._timeout_s
-                    continue
-                raise next((one for one in reversed(failed) if not isinstance(one, TimeoutError)), over) from None
-
-    async def _tries(self, work: Callable[[asyncmy.Connection], Awaitable[T]], failed: list[Exception]) -> T:
-        for pause_s in _pauses_s():
-            try:
-                connection = await self._connected()
-                async with asyncio.timeout(self._each_s):
-                    return await work(connection)
-            except sql.LostError:
-                await self._roll_back()
-            except _errors() as error:
-                failed.append(error)
-                await self._give_way(error)
-                if sum(map(_will_fail_again, failed)) >= self._hosts:
-                    raise
-            await asyncio.sleep(pause_s)
-        raise AssertionError  # the pauses don't end
-
-    async def _give_way(self, error: Exception) -> None:
-        if mysql.lost(error):
-            await self._roll_back()
-        else:
-            self._leave()
-
-    async def _connected(self) -> asyncmy.Connection:
-        if self._connection is None:
-            self._connection = await self._servers.connected(**self._how)
-            async with asyncio.timeout(self._each_s):
-                await sql.prepare(self._connection)
-        return self._connection
-
-    async def _roll_back(self) -> None:
-        try:
-            if self._connection is not None:
-                async with asyncio.timeout(self._each_s):
-                    await self._connection.rollback()
-        except _errors():
-            self._leave()
-
-    def _leave(self) -> None:
-        if self._connection is not None:
-            self._servers.leave(self._servers.turn)
-        self._drop()
-
-    def _drop(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-
-def _errors() -> tuple[type[Exception], ...]:
-    """What a server, or the way to it, may do to us; a time that is over among it."""
-    from asyncmy.errors import MySQLError  # noqa: PLC0415  # see servers.py
-
-    return (MySQLError, OSError, StoreError)
-
-
-def _will_fail_again(error: Exception) -> bool:
-    """Whether it is what was asked for that is at fault, rather than the server or the way to it."""
-    return not (isinstance(error, OSError) or mysql.lost(error) or mysql.away(error))
-
-
-def _pauses_s() -> Iterator[float]:
-    """Between one try and the next: hardly any, and more when it doesn't help."""
-    pause_s = 0.001
-    while True:
-        yield pause_s * (1 + random())  # noqa: S311  # no secret
-        pause_s = min(pause_s * 2, 0.05)

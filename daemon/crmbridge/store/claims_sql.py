@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table
 
 from crmbridge.calls.claims import FREE, Insert, Judge, Row, Step, Take
+from crmbridge.store.quick import LostError, errors
 from crmbridge.store.schema import VERSIONS, Schema, Utc, mysql_code
 
 if TYPE_CHECKING:  # see servers.py
@@ -57,10 +58,6 @@ _FIND = (
 _COLUMNS = "INSERT INTO claims (claim, bridge, token, version, told, changed_at) VALUES "
 
 
-class LostError(Exception):
-    """Somebody else was quicker: look again."""
-
-
 @dataclass(frozen=True, slots=True)
 class Us:
     """This start of this bridge."""
@@ -80,21 +77,6 @@ class Batch:
     let_go: Sequence[str] = ()
 
 
-async def prepare(connection: asyncmy.Connection) -> None:
-    """Settings for a new connection."""
-    async with connection.cursor() as cursor:
-        await cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
-        with suppress(_errors()):  # no server but one with Galera in it has this
-            await cursor.execute("SET SESSION wsrep_retry_autocommit = 0")
-
-
-def _errors() -> type[Exception]:
-    from asyncmy.errors import MySQLError  # noqa: PLC0415  # see servers.py
-
-    error: type[Exception] = MySQLError
-    return error
-
-
 async def is_up_to_date(connection: asyncmy.Connection) -> bool:
     """Whether the tables are there, and as they are now."""
     async with connection.cursor() as cursor:
@@ -103,7 +85,7 @@ async def is_up_to_date(connection: asyncmy.Connection) -> bool:
             found = await cursor.fetchone()
             for table in _TABLES.sorted_tables:
                 await cursor.execute(f"SELECT 1 FROM {table.name} LIMIT 0")  # noqa: S608
-        except _errors() as error:
+        except errors() as error:
             if mysql_code(error) == _NO_TABLE:
                 return False
             raise
@@ -184,7 +166,7 @@ async def _whole(cursor: Any, statements: int) -> AsyncIterator[None]:  # noqa: 
 async def _write(cursor: Any, statement: str, values: list[Any], rows: int | None) -> None:  # noqa: ANN401  # asyncmy's
     try:
         changed = await cursor.execute(statement, values)
-    except _errors() as error:
+    except errors() as error:
         if mysql_code(error) == _DUPLICATE:
             raise LostError from None
         raise
