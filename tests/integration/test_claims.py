@@ -255,6 +255,19 @@ async def test_a_database_that_is_away_at_the_start_is_found_later() -> None:
             assert isinstance(await one.take(keys(1)[0]), Mine)
 
 
+async def test_who_asks_for_a_look_has_claims_as_soon_as_there_is_a_database() -> None:
+    port = mariadb.free_port()
+    async with bridge(f"mysql+asyncmy://root@127.0.0.1:{port}/later") as one:
+        await one.look_again()
+        assert "is not there" in (one.trouble or "")
+        with mariadb.running(port=port) as server:
+            server.run("CREATE DATABASE later")
+            async with asyncio.timeout(LIMIT_S):
+                await asyncio.gather(*(one.look_again() for _ in range(3)))
+            assert isinstance(await one.take(keys(1)[0]), Mine)
+            await one.look_again()  # nothing to look for
+
+
 async def test_tables_that_somebody_dropped_are_made_again(fresh: Fresh) -> None:
     (first, second) = keys(2)
     async with bridge(fresh.url) as one:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -109,7 +109,8 @@ class Claims:
         self._asks: deque[_Ask] = deque()
         self._told: dict[str, str] = {}
         self._let_go: dict[str, None] = {}
-        self._wake, self._stop = asyncio.Event(), asyncio.Event()
+        self._wake, self._stop, self._look_now = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._await_look: list[asyncio.Future[None]] = []
         self._trouble: str | None = "it was not asked yet"
         self._away_since = time.monotonic()
         self._without = 0
@@ -158,6 +159,14 @@ class Claims:
         self._wake.set()
         return await ask.answer
 
+    async def look_again(self) -> None:
+        """Where the database is away, look now whether it is back. Waits no longer than for a claim."""
+        if self._trouble is not None and not self._stop.is_set():
+            looked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._await_look.append(looked)
+            self._look_now.set()
+            await looked
+
     def tell(self, key: str, how: str) -> None:
         """The matter is at an end. Returns at once; it is put down as soon as the database can be reached."""
         self._let_go.pop(key, None)
@@ -182,6 +191,7 @@ class Claims:
         """Ask `run` to end once it has put down what it can."""
         self._stop.set()
         self._wake.set()
+        self._look_now.set()
 
     def close(self) -> None:
         """Close the connection."""
@@ -195,8 +205,12 @@ class Claims:
                 await self._pause(self._wake, self._beats_at - time.monotonic())
                 await self._serve()
             else:
-                await self._pause(self._stop, PROBE_S)
+                await self._pause(self._look_now, PROBE_S)
+                self._look_now.clear()
+                waiting, self._await_look = self._await_look, []  # who comes later wants one that begins later
                 await self._look()
+                _done(waiting if self._trouble else waiting + self._await_look)
+        _done(self._await_look)
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_S):
                 while self._trouble is None and (self._asks or self._told or self._let_go):
@@ -335,3 +349,9 @@ class Claims:
             ask = self._asks.popleft()
             if not ask.answer.done():
                 ask.answer.set_result(Without())
+
+
+def _done(waiting: Iterable[asyncio.Future[None]]) -> None:
+    for one in waiting:
+        if not one.done():
+            one.set_result(None)
