@@ -36,8 +36,6 @@ class GivenOut:
     asked: list[str] = field(default_factory=list)
     put_down: list[tuple[str, str]] = field(default_factory=list)
     renewals: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
-    after_a_look: list[Standing] = field(default_factory=list)
-    """What there is in place of the answers as soon as it is looked whether claims can be had."""
     known: dict[str, Told] = field(default_factory=dict)
 
     async def take(self, key: str) -> Standing:
@@ -50,10 +48,6 @@ class GivenOut:
 
     async def told(self, keys: Sequence[str]) -> dict[str, Told]:
         return {key: self.known[key] for key in keys if key in self.known}
-
-    async def look_again(self) -> None:
-        if self.after_a_look:
-            self.answers = deque(self.after_a_look)
 
     def tell(self, key: str, how: str) -> None:
         self.put_down.append((key, how))
@@ -214,24 +208,6 @@ async def test_a_probe_that_another_holds_says_nothing_of_the_crm(tmp_path: Path
         await b.settled(6)  # the CRM is back: what was held is looked at at once, too
         assert not b.sender.stats().crm_down
     assert sorted(b.final) == [State.CONFIRMED] * 3 + [State.BY_PEER] * 3
-
-
-async def test_who_was_cut_off_looks_for_claims_before_what_has_piled_up_goes_out(
-    tmp_path: Path, crm: Receiver
-) -> None:
-    """The CRM and the database are back at the same instant: the other bridge has told all of it meanwhile."""
-    claims = GivenOut(deque([Without()] * 20))
-    crm.default = Reply(status=500)
-    async with bench(tmp_path, await crm.start(), claims) as b:
-        b.sender.submit(await b.outbox.add([ring(f"c{n}") for n in range(6)]))
-        await b.clock.until(lambda: b.sender.stats().crm_down and b.sender.stats().under_way == 0)
-        failed = len(crm.received)
-        claims.after_a_look = [Told("two", "confirmed", by_us=False)] * 6
-        crm.default = Reply()
-        await b.clock.turn(6)
-        await b.settled(6)
-    assert b.final == [State.BY_PEER] * 6
-    assert len(crm.received) == failed
 
 
 async def test_a_stop_lets_go_of_what_is_under_way(tmp_path: Path, crm: Receiver) -> None:

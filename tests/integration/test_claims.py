@@ -255,17 +255,12 @@ async def test_a_database_that_is_away_at_the_start_is_found_later() -> None:
             assert isinstance(await one.take(keys(1)[0]), Mine)
 
 
-async def test_who_asks_for_a_look_has_claims_as_soon_as_there_is_a_database() -> None:
-    port = mariadb.free_port()
-    async with bridge(f"mysql+asyncmy://root@127.0.0.1:{port}/later") as one:
-        await one.look_again()
-        assert "is not there" in (one.trouble or "")
-        with mariadb.running(port=port) as server:
-            server.run("CREATE DATABASE later")
-            async with asyncio.timeout(LIMIT_S):
-                await asyncio.gather(*(one.look_again() for _ in range(3)))
-            assert isinstance(await one.take(keys(1)[0]), Mine)
-            await one.look_again()  # nothing to look for
+async def test_a_database_that_is_back_is_found_by_who_asks_first(fresh: Fresh) -> None:
+    """A bridge that was cut off is told at the same instant what the other one has told meanwhile."""
+    async with bridge(fresh.url) as one:
+        one._lost(OSError("cut"))
+        assert [type(each) for each in await all_of(one, keys(3))] == [Mine] * 3
+        assert (one.trouble, one.counts["without"]) == (None, 0)
 
 
 async def test_tables_that_somebody_dropped_are_made_again(fresh: Fresh) -> None:

@@ -43,9 +43,6 @@ class Claims(Protocol):
     async def told(self, keys: Sequence[str]) -> dict[str, Told]:
         """Which of these are told, as far as can be found out."""
 
-    async def look_again(self) -> None:
-        """Find out anew whether claims can be had, where they could not. Never waits for long."""
-
     def tell(self, key: str, how: str) -> None:
         """The CRM has ended the matter. Returns at once."""
 
@@ -90,13 +87,6 @@ class Claiming:
             else:
                 self._claims.tell(key, outcome.verdict.answer.value)
             return outcome
-
-    async def look_again(self) -> None:
-        """After a time without the CRM: what goes out then is late, and another bridge will have told it.
-
-        Where one cut had taken both the CRM and the database away, both are back, and of the database nobody knows yet.
-        """
-        await self._claims.look_again()
 
     async def told(self, deliveries: Sequence[Delivery]) -> dict[int, Told]:
         """Which of these (by their ids) another bridge has told."""

@@ -255,7 +255,6 @@ class Sender:
             return await client.send(entry.delivery.event, allowed)
 
         try:
-            await self._look_for_claims()
             outcome = await (self._claiming.send(entry.delivery, request) if self._claiming else request())
         except asyncio.CancelledError:
             self._breaker = self._breaker.abandoned(entry.delivery.id)
@@ -281,10 +280,6 @@ class Sender:
         # A stop that has lost its patience must not lose what is already known.
         await asyncio.shield(storing)
 
-    async def _look_for_claims(self) -> None:
-        if self._claiming is not None and self._breaker.phase is not Phase.CLOSED:
-            await self._claiming.look_again()
-
     async def _told(self, entry: Entry, told: Told) -> None:
         """It needn't be sent any more."""
         attempt, state = as_attempt(told, self._clock.now()), state_of(told)
@@ -295,7 +290,6 @@ class Sender:
         if outcome.verdict.answer is Answer.RETRY:
             await self._again(entry, attempt, outcome)
             return
-        await self._look_for_claims()  # before all that has piled up goes out
         self._crm_is_alive()
         state = State.CONFIRMED if outcome.verdict.answer is Answer.CONFIRMED else State.REFUSED
         await self._outbox.record(entry.delivery.id, attempt, state)

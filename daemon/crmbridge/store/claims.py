@@ -35,6 +35,10 @@ log = structlog.get_logger("crmbridge.claims")
 
 PROBE_S = 1.0
 """How often we look whether it is back."""
+AGAIN = 4
+"""The part of claims.timeout_s that who asks waits for a look, where the database was away."""
+JUST_NOW_S = 0.1
+"""A look that has ended so shortly before needs no other."""
 BEAT_S = 5.0
 """How often a bridge says that it lives: so it finds out, too, that the database is away before a callback has to."""
 STEP = 200
@@ -114,7 +118,7 @@ class Claims:
         self._trouble: str | None = "it was not asked yet"
         self._away_since = time.monotonic()
         self._without = 0
-        self._answered_at = self._beats_at = 0.0
+        self._answered_at = self._beats_at = self._looked_at = 0.0
         self._has_beaten = False
 
     @property
@@ -152,6 +156,8 @@ class Claims:
 
     async def _asked(self, key: str, judge: Judge) -> Standing:
         if self._trouble is not None:
+            await self._look_again()
+        if self._trouble is not None:
             return Without()
         self._let_go.pop(key, None)
         ask = _Ask(key, judge, time.monotonic(), asyncio.get_running_loop().create_future())
@@ -159,13 +165,20 @@ class Claims:
         self._wake.set()
         return await ask.answer
 
-    async def look_again(self) -> None:
-        """Where the database is away, look now whether it is back. Waits no longer than for a claim."""
-        if self._trouble is not None and not self._stop.is_set():
-            looked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._await_look.append(looked)
-            self._look_now.set()
-            await looked
+    async def _look_again(self) -> None:
+        """The database was away: it may be back, and nobody has noticed yet.
+
+        A bridge that was cut off has everything back at the same instant, and gets first what the PBXes said meanwhile,
+        which the other bridge has told.
+        """
+        if self._stop.is_set() or time.monotonic() - self._looked_at < JUST_NOW_S:
+            return
+        looked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._await_look.append(looked)
+        self._look_now.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._database.timeout_s / AGAIN):
+                await looked
 
     def tell(self, key: str, how: str) -> None:
         """The matter is at an end. Returns at once; it is put down as soon as the database can be reached."""
@@ -209,6 +222,7 @@ class Claims:
                 self._look_now.clear()
                 waiting, self._await_look = self._await_look, []  # who comes later wants one that begins later
                 await self._look()
+                self._looked_at = time.monotonic()
                 _done(waiting if self._trouble else waiting + self._await_look)
         _done(self._await_look)
         with suppress(TimeoutError):
