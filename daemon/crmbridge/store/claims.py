@@ -1,8 +1,8 @@
 """Claims on callbacks and clicks, in the database that several bridges share: who asks waits for no more than a moment.
 
 What is asked for while the database is at work goes into its next transaction together. Where it does not answer in
-time (see quick.py) it is taken for unreachable: whoever asks is told at once to go on without a claim, until a look in
-the background finds it again. What was told meanwhile is then put down, so that a bridge that comes later knows.
+time (see quick.py) it is taken for unreachable: whoever asks is told to go on without a claim, until a look finds it
+again. What was told meanwhile is then put down, so that a bridge that comes later knows.
 
 What a claim means is calls/claims.py's, the statements claims_sql.py's. It must not know what is sent, nor to whom.
 """

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 
 from tests.asterisk.cluster.faults import cut_off_from_database, database_gone, in_random_order, upgraded
 from tests.asterisk.cluster.run import CALM_S, running
@@ -31,6 +32,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="how long each fault lasts; else three to seven, at random")
     parser.add_argument("--clicks", type=int, default=1000)
     parser.add_argument("--spread", action="store_true", help="each bridge asks another database node first")
+    parser.add_argument("--logs", type=Path, help="a folder for what the bridges log")
     parser.add_argument("--no-more", action="store_true", help="these faults, and nothing besides")
     return parser.parse_args()
 
@@ -50,6 +52,12 @@ async def _all(site: Site, chosen: argparse.Namespace) -> Outcome:
     return outcome
 
 
+def _keep_logs(site: Site, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for host in site.hosts:
+        (folder / f"{host.machine}.log").write_text("".join(host.lines))
+
+
 def main() -> int:
     chosen = _arguments()
     with ExitStack() as stack:
@@ -57,6 +65,8 @@ def main() -> int:
         site = stack.enter_context(standing(roots, spread=chosen.spread))
         releases = " and ".join(pbx.release() for pbx in site.pbxes.values())
         outcome = asyncio.run(_all(site, chosen))
+        if chosen.logs:
+            _keep_logs(site, chosen.logs)
     title = f"Two bridges, Asterisk {releases}, three Galera nodes; {chosen.per_s:g} calls/s, seed {chosen.seed}"
     console = a_console()
     show(console, title, outcome)

@@ -213,7 +213,8 @@ def _judge_doubled(report: Report, fact: Fact, same: list[Request], again_is_rig
     if again and one_key and right:
         report.twice += len(again)
     elif again or not one_key:
-        report.doubled.append(f"doubled: {fact[1]} of {fact[0]}, {len(same)} times, one key: {one_key}")
+        instants = ", ".join(f"{one.at:.3f}" for one in same)
+        report.doubled.append(f"doubled: {fact[1]} of {fact[0]}, {len(same)} times ({instants}), one key: {one_key}")
 
 
 def _within(at: float, intervals: Sequence[Interval]) -> bool:
