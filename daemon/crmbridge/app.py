@@ -22,6 +22,7 @@ from crmbridge.config import ConfigError, Settings
 from crmbridge.exchange import Exchange, Shared
 from crmbridge.liveness import Pulses
 from crmbridge.log import set_level
+from crmbridge.records import Together
 from crmbridge.retention import Keeps, Retention
 from crmbridge.standing import Standing
 from crmbridge.store.call_list import CallList
@@ -123,7 +124,8 @@ class _Bridge:
             took=self._metrics.looked_up,
         )
         self._sender = build.sender(settings.crm, outbox, self._pulses.of("sender"), self._count, claims)
-        shared = Shared(outbox, self._sender, calls, self._clicks, self._metrics, self._pulses, len(sites))
+        records, count = Together(calls.add_by_pbx), len(sites)
+        shared = Shared(outbox, self._sender, calls, records, self._clicks, self._metrics, self._pulses, count)
         self._exchanges = {site.pbx: Exchange(site, shared) for site in sites}
         self._dialing = Dialing(
             build.dialing_rules(settings),
@@ -250,11 +252,10 @@ class _Bridge:
             dialing=self._dialing,
             originate=self._originate,
             trail=self._clicks,
-            names_pbxes=self._settings.names_pbxes,
             peers=peers,
+            names_pbxes=self._settings.names_pbxes,
         )
-        standing = self._standing
-        ops = Ops(standing.troubles, self._metrics.text, works=lambda: standing.works, remarks=standing.remarks)
+        ops = Ops(self._standing.troubles, self._metrics.text, works=lambda: self._standing.works)
         parts: list[Part] = [clicks, self._listing, ops]
         parts += [self._recordings] if self._recordings is not None else []
         return Server(

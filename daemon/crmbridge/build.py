@@ -45,7 +45,7 @@ from crmbridge.pbx.ami import Address, Ami
 from crmbridge.pbx.cdr_file import CdrFiles
 from crmbridge.pbx.cdr_table import CdrTable
 from crmbridge.pbx.wire import Frame
-from crmbridge.records import MOST_WAITING, EventRecords, Source, Store
+from crmbridge.records import MOST_WAITING, EventRecords, Source, Store, Together
 from crmbridge.store.call_list import CallList, Rows, open_call_list
 from crmbridge.store.claims import Claims, open_claims
 from crmbridge.store.engine import sqlite_url
@@ -321,15 +321,16 @@ def call_list_url(store: StoreSettings) -> str | URL:
     return store.url.get_secret_value() if store.url else sqlite_url(store.state_dir / CALL_LIST)
 
 
-def call_records(settings: Settings, store: Store, *, most_waiting: int = MOST_WAITING) -> Source:
+def call_records(settings: Settings, store: Store, together: Together, *, most_waiting: int = MOST_WAITING) -> Source:
     """Follows the source of call records. Raises SourceError where cdr.source is no address.
 
-    `most_waiting`: records that wait in memory while the store refuses them, and could not be read again.
+    `together`: by which those are stored that come as events; `most_waiting`: how many of them wait in memory while the
+    store refuses them, and could not be read again.
     """
     source, pbx = settings.cdr.source.get_secret_value(), settings.pbx.name
     if source == "ami":
         read = partial(from_event, pbx=pbx, timezone=pbx_timezone(settings.cdr))
-        return EventRecords(read=read, store=store, most_waiting=most_waiting)
+        return EventRecords(read=read, add=together.add, most_waiting=most_waiting)
     if source.startswith("/"):
         return FileRecords(pbx=pbx, files=cdr_files(settings), store=store)
     return TableRecords(pbx=pbx, table=cdr_table(settings), store=store)

@@ -66,6 +66,8 @@ def _version(
     if version:
         typer.echo(__version__)
         raise typer.Exit
+    # Not to standard output, structlog's own choice: that may be read by a program, or by a database.
+    log.configure(level="warning", form="console", mask_numbers=True)
 
 
 @cli.command()

@@ -11,12 +11,15 @@ import typer
 from crmbridge import build, config
 from crmbridge.config import Settings
 from crmbridge.store import sql_access as access
-from crmbridge.store.call_tables import SCHEMA, VIEWS
-from crmbridge.store.schema import view_statements
+from crmbridge.store.call_tables import VIEWS
 from crmbridge.store.servers import address
 from crmbridge.terminal import EX_CONFIG, EX_IOERR, ConfigOption, fail, load, run
 
-UserOption = Annotated[str, typer.Option(help="The user's name.")]
+ClientOption = Annotated[
+    str | None,
+    typer.Option(metavar="ID", help="For this client alone: a user of its own, who reads this client's calls."),
+]
+UserOption = Annotated[str | None, typer.Option(help="The user's name; without it crm, for a client crm_ID.")]
 FromOption = Annotated[
     list[str] | None,
     typer.Option("--from", metavar="ADDRESS", help="From where it may come, in place of http.allow; may be repeated."),
@@ -28,6 +31,7 @@ ConnectionsOption = Annotated[
     int, typer.Option(min=1, max=1000, help="Connections at the same time, for each address.")
 ]
 SecondsOption = Annotated[int, typer.Option(min=1, max=3600, help="Seconds for one statement (MariaDB).")]
+DropOption = Annotated[bool, typer.Option("--drop", help="Take the user away again, and its client's views.")]
 ApplyOption = Annotated[bool, typer.Option("--apply", help="Do it, rather than print how it is done.")]
 AdminOption = Annotated[
     str | None,
@@ -40,11 +44,13 @@ AdminOption = Annotated[
 
 
 def sql_access(
-    user: UserOption = "crm",
+    client: ClientOption = None,
+    user: UserOption = None,
     from_: FromOption = None,
     password_file: PasswordOption = None,
     connections: ConnectionsOption = 10,
     statement_s: SecondsOption = 10,
+    drop: DropOption = False,
     apply: ApplyOption = False,
     admin: AdminOption = None,
     config_file: ConfigOption = config.DEFAULT_FILE,
@@ -55,24 +61,32 @@ def sql_access(
     """
     settings = load(config_file)
     url = _server(settings)
+    database = address(url).database or ""
     reader = access.Reader(
-        name=_checked(user, "--user"),
+        name=_named(client, user),
         password=_password(password_file),
         hosts=_hosts(settings, from_),
         connections=connections,
         statement_s=statement_s,
     )
-    run(_views_made(settings, url))
+    views = _views(database, client)
+    if not drop:
+        run(_views_made(settings, url))
     server = run(access.ask(url))
-    statements = access.statements(reader, server, address(url).database or "")
+    if drop:
+        statements = access.removal(reader, database, client)
+        done, notes = f"{reader.name} may read nothing any more", _notes_on_removal(reader, views, client)
+    else:
+        statements = access.statements(reader, server, database, client)
+        done = f"{reader.name} may read {', '.join(VIEWS)} in {views} from {_from(reader)}"
+        notes = _notes(settings, reader, server, client, made_up=password_file is None)
     if apply:
         run(access.apply(admin or url, statements))
-        hosts = ", ".join(host.pattern for host in reader.hosts)
-        typer.echo(f"{user} may read {', '.join(VIEWS)} from {hosts}")
+        typer.echo(done)
     else:
         typer.echo(f"-- For {server.version}; as a user who may create users: crmbridge sql-access | mariadb -u root")
         typer.echo("".join(f"{statement};\n" for statement in statements), nl=False)
-    for note in _notes(settings, reader, server, made_up=password_file is None):
+    for note in notes:
         typer.echo(f"crmbridge: {note}", err=True)
 
 
@@ -87,7 +101,24 @@ def _server(settings: Settings) -> str:
 async def _views_made(settings: Settings, url: str) -> None:
     """They may not be there yet, or belong to a user by whom crmbridge came before. Raises StoreError."""
     async with build.call_list(settings, lambda records: []):  # noqa: ARG005  # none is read here
-        await access.apply(url, view_statements(SCHEMA))
+        await access.make_views(url)
+
+
+def _named(client: str | None, user: str | None) -> str:
+    if client is None or user is not None:
+        return _checked("crm" if user is None else user, "--user")
+    try:
+        return access.client_user(client)
+    except ValueError as error:
+        fail(f"--client: {error}", 2)
+
+
+def _views(database: str, client: str | None) -> str:
+    """The database with the user's views."""
+    try:
+        return database if client is None else access.client_database(database, client)
+    except ValueError as error:
+        fail(f"--client: {error}", 2)
 
 
 def _hosts(settings: Settings, given: list[str] | None) -> list[access.Host]:
@@ -122,7 +153,18 @@ def _made_up() -> str:
             return f"{text[:16]}-{text[16:]}"
 
 
-def _notes(settings: Settings, reader: access.Reader, server: access.Server, *, made_up: bool) -> list[str]:
+def _from(reader: access.Reader) -> str:
+    return ", ".join(host.pattern for host in reader.hosts)
+
+
+def _notes_on_removal(reader: access.Reader, views: str, client: str | None) -> list[str]:
+    notes = [f"{reader.name} goes as one who comes from {_from(reader)}; mysql.user has all it may come from"]
+    return notes if client is None else [*notes, f"the database {views} stays, without views: DROP DATABASE it"]
+
+
+def _notes(
+    settings: Settings, reader: access.Reader, server: access.Server, client: str | None, *, made_up: bool
+) -> list[str]:
     """What whoever runs this must know."""
     notes = [f"the password of {reader.name}, shown this once: {reader.password}"] if made_up else []
     far = [host.pattern for host in reader.hosts if not host.local]
@@ -130,8 +172,8 @@ def _notes(settings: Settings, reader: access.Reader, server: access.Server, *, 
         notes.append(f"the server has no TLS: numbers and the password can be read on the way from {', '.join(far)}")
     if access.ANYWHERE in far:
         notes.append("it may come from anywhere: name the CRM's addresses (http.allow or --from)")
-    if any(client.stands_apart for client in settings.crm.clients):
-        notes.append("it reads the calls of all clients of the CRM: the views don't tell them apart, GET /calls does")
+    if client is None and any(one.stands_apart for one in settings.crm.clients):
+        notes.append("it reads the calls of all clients of the CRM: --client makes a user for one of them")
     if not server.is_mariadb:
         notes.append("MySQL can't limit how long this user's statements take: see max_execution_time")
     return notes

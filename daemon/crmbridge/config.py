@@ -330,15 +330,6 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _share_a_database(self) -> Self:
-        url = self.store.url.get_secret_value() if self.store.url else ""
-        if self.claims.bridge is not None and not url.startswith("mysql+asyncmy://"):
-            raise ValueError(
-                "claims.bridge: needs store.url to be mysql+asyncmy://…, a database that both bridges share"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _tell_pbxes_apart(self) -> Self:
         names = [one.pbx.name for one in self.pbxes] or [self.pbx.name]
         for name in _twice(names):
@@ -351,6 +342,15 @@ class Settings(BaseSettings):
         for at, client in enumerate(self.crm.clients):
             if client.pbx is not None and client.pbx not in names:
                 raise ValueError(f"crm.clients.{at}.pbx: there is no PBX {client.pbx!r} (known: {', '.join(names)})")
+        return self
+
+    @model_validator(mode="after")
+    def _share_a_database(self) -> Self:
+        url = self.store.url.get_secret_value() if self.store.url else ""
+        if self.claims.bridge is not None and not url.startswith("mysql+asyncmy://"):
+            raise ValueError(
+                "claims.bridge: needs store.url to be mysql+asyncmy://…, a database that both bridges share"
+            )
         return self
 
     @classmethod

@@ -31,7 +31,7 @@ from crmbridge.intake import LONGEST_LAG, Frame, Intake
 from crmbridge.liveness import Pulses
 from crmbridge.pbx import actions
 from crmbridge.pbx.ami import ActionTimeoutError, ConnectionLostError, NotConnectedError
-from crmbridge.records import MOST_WAITING
+from crmbridge.records import MOST_WAITING, Together
 from crmbridge.store.call_list import CallList
 from crmbridge.store.outbox import Outbox
 from crmbridge.web.metrics import Metrics
@@ -49,6 +49,7 @@ class Shared:
     outbox: Outbox
     sender: Sender
     calls: CallList
+    records: Together
     clicks: Clicks
     metrics: Metrics
     pulses: Pulses
@@ -67,7 +68,9 @@ class Exchange:
         """Its name."""
         self._phones = PhoneStates()
         self._channels = build.channels_of_named_phones(site.settings)
-        self.records = build.call_records(site.settings, shared.calls, most_waiting=MOST_WAITING // shared.pbxes)
+        self.records = build.call_records(
+            site.settings, shared.calls, shared.records, most_waiting=MOST_WAITING // shared.pbxes
+        )
         others: dict[str, Callable[[Frame], None]] = {
             "Cdr": self.records.take,
             "FullyBooted": self.records.connected,

@@ -114,5 +114,4 @@ class Retention:
             if records_before is not None:
                 yield "records", partial(self._calls.prune_records, pbx, records_before)
         if self._claims is not None and self._claims.trouble is None:
-            claims, claims_s = self._claims, max(CLAIMS_S, 2 * keeps.callbacks_live_s)
-            yield "claims", lambda: claims.prune(claims_s)
+            yield "claims", partial(self._claims.prune, max(CLAIMS_S, 2 * keeps.callbacks_live_s))

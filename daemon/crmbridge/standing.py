@@ -36,7 +36,7 @@ class Standing:
             "CRM does not answer": stats.crm_down,
             "disk refuses the outbox": self.outbox.disk_refuses,
             "disk hangs": self.outbox.disk_hangs,
-            "claims can't be had": bool(self.remarks()),
+            "claims can't be had": self.claims is not None and self.claims.trouble is not None,
             "new settings refused": reload_refused,
         }
         return status(
@@ -59,17 +59,13 @@ class Standing:
             "the disk hangs; callbacks go on from memory": self.outbox.disk_hangs,
         }
         away = [self._away(one) for one in self.exchanges if not one.ami.connected]
-        return [*away, *(trouble for trouble, there in disk.items() if there)]
+        claims = self.claims.trouble if self.claims is not None else None
+        shared = [f"no claims, so that some callbacks are told twice: {claims}"] if claims is not None else []
+        return [*away, *(trouble for trouble, there in disk.items() if there), *shared]
 
     def _away(self, one: Exchange) -> str:
         which = f"the PBX {one.pbx}" if self.names_pbxes else "the PBX"
         return f"no AMI session with {which}: {one.ami.trouble}"
-
-    def remarks(self) -> list[str]:
-        """What is wrong and keeps it from nothing."""
-        if self.claims is None or self.claims.trouble is None:
-            return []
-        return [f"no claims, so that some callbacks are told twice: {self.claims.trouble}"]
 
     def readings(self) -> Readings:
         """For metrics."""

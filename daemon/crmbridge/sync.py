@@ -40,8 +40,8 @@ missing began after that, as its linkedid tells."""
 class Store(Protocol):
     """What the call list does for it."""
 
-    async def add(self, records: Sequence[Cdr]) -> int:
-        """Take up records."""
+    async def add(self, records: Sequence[Cdr], *, anew: bool = False) -> int:
+        """Take up records; with `anew` in the place of those that are there."""
 
     async def replace(self, pbx: str, calls: Mapping[str, Sequence[CallRow]]) -> int:
         """Write the lines that these calls must have."""
@@ -126,6 +126,7 @@ class Sync:
         self._show = show
         self._done = Done()
         self._keeps = True
+        self._anew = False
         self._waiting: Calls = {}
         self._writing: Task[None] | None = None
 
@@ -135,7 +136,7 @@ class Sync:
         `since`: from there on, in epoch seconds; else from where it came to, with `again` from the beginning. Raises
         SourceError and StoreError; what was written till then is kept.
         """
-        done = self._done
+        done, self._anew = self._done, again
         span = await self._history.span()
         if span is None:
             return done
@@ -230,7 +231,7 @@ class Sync:
         for lines, recent in batches:
             self._done.lines += await self._store.replace(self._pbx, lines) if lines else 0
             for begin in range(0, len(recent), _ADD):
-                self._done.added += await self._store.add(recent[begin : begin + _ADD])
+                self._done.added += await self._store.add(recent[begin : begin + _ADD], anew=self._anew)
             self._done.calls += len(lines) + len(calls_of(recent))
         await self._keep(at)
 

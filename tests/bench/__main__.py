@@ -10,15 +10,25 @@ import signal
 import sys
 from pathlib import Path
 
-from tests.bench import backlog, calls, clicks, intake, page, rings, soak
+from tests.bench import backlog, calls, clicks, intake, many, page, rings, soak
 from tests.bench.report import Report, read
 from tests.needs import lacking
 
-SECTIONS = ("intake", "rings", "backlog", "clicks", "calls")
+SECTIONS = ("intake", "rings", "backlog", "clicks", "pbxes", "pair", "calls")
 """What is measured where no section is named."""
 BY_NAME = ("soak",)
 """Those that take too long for it."""
 PAGE = Path("docs/performance.md")
+
+_MEASURES = {
+    "intake": intake.main,
+    "rings": rings.main,
+    "backlog": backlog.main,
+    "clicks": clicks.main,
+    "pbxes": many.main_pbxes,
+    "pair": many.main_pair,
+}
+"""What needs to be told nothing."""
 
 
 def main() -> None:
@@ -41,9 +51,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers end and folders go
     report = Report(chosen.json)
     sections = chosen.sections or SECTIONS
-    for name, measure in (("intake", intake), ("rings", rings), ("backlog", backlog), ("clicks", clicks)):
+    for name, measure in _MEASURES.items():
         if name in sections:
-            measure.main(report)
+            measure(report)
             report.write()  # should the rest be cut off
     if "calls" in sections and (reason := lacking("mariadb")):
         report.fail(f"calls: {reason}")

@@ -47,9 +47,8 @@ async def _main() -> dict[str, Timing]:
             numbers = [f"052{number:07d}" for number in range(ALONE + TOGETHER)]
             alone, _ = await ask_all(_clicks(one.http_port), numbers[:ALONE], 1)
             crowd, _ = await ask_all(_clicks(one.http_port), numbers[ALONE:], CROWD)
-            assert one.pbx is not None
-            if len(one.pbx.originated) != len(numbers):
-                raise PartError(f"{len(one.pbx.originated)} calls were placed, for {len(numbers)} clicks")
+            if len(one.pbxes[0].originated) != len(numbers):
+                raise PartError(f"{len(one.pbxes[0].originated)} calls were placed, for {len(numbers)} clicks")
     return {"one client": alone, f"{CROWD} clients": crowd}
 
 

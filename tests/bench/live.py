@@ -78,10 +78,10 @@ async def measured() -> dict[int, dict[str, float]]:
 @asynccontextmanager
 async def _bridged(network: Network, folder: Path) -> AsyncIterator[Rig]:
     relay = _Relay(network)
-    config, port = settings(folder, ami=_RELAY, crm=_CRM, user=pbx.USER, secret=pbx.SECRET)
+    config, port = settings(folder, _RELAY, crm=_CRM, user=pbx.USER, secret=pbx.SECRET)
     server = await asyncio.start_server(relay.serve, sock=network.bound(_RELAY))
     async with server, Crm(network.bound(_CRM)) as crm, daemon(config, network.command()) as process:
-        one = Rig(None, crm, process, port)
+        one = Rig([], crm, process, port)
         one.sent = relay.sent
         async with asyncio.timeout(SETTLE_S):
             await _listed(network, port)

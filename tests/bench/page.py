@@ -101,6 +101,22 @@ def _clicks(one: Figures) -> str:
     return _table(["milliseconds", "median", "99th percentile", "clicks a second"], rows)
 
 
+def _pbxes(one: Figures) -> str:
+    rows = [
+        [count, f"{each['mb']:.0f}", f"{each['idle_percent']:.1f}"]
+        + [f"{each[name]:.2f}" for name in ("cpu_ms", "ring_ms", "ring_p99_ms")]
+        for count, each in one["by_count"].items()
+    ]
+    columns = ["PBXes", "MB", "% of a core at rest", "ms of processor a call", "ring: median ms", "99th percentile"]
+    return _table(columns, rows)
+
+
+def _pair(one: Figures) -> str:
+    columns = ["", "ring: median ms", "99th percentile", "answer: median ms", "99th percentile"]
+    columns += ["ms of processor a call", "commits a call"]
+    return _table(columns, ([name, *(f"{value:.2f}" for value in each.values())] for name, each in one.items()))
+
+
 def _table(columns: list[str], rows: Iterable[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, ["---"] * len(columns), *rows))
 
@@ -110,4 +126,6 @@ _TABLES: Mapping[str, Callable[[Figures], str]] = {
     "rings": _rings,
     "backlog": _backlog,
     "clicks": _clicks,
+    "pbxes": _pbxes,
+    "pair": _pair,
 }

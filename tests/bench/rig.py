@@ -12,7 +12,7 @@ import signal
 import socket
 import statistics
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import ceil
@@ -125,19 +125,20 @@ def calls(template: Template, first: int, count: int) -> list[list[Burst]]:
 
 
 class Rig:
-    """A running daemon, its PBX and its CRM."""
+    """A running daemon, its PBXes and its CRM."""
 
-    def __init__(self, pbx: SimulatedPbx | None, crm: Crm, process: asyncio.subprocess.Process, http_port: int) -> None:
-        self.pbx, self.crm, self.http_port = pbx, crm, http_port
+    def __init__(
+        self, pbxes: Sequence[SimulatedPbx], crm: Crm, process: asyncio.subprocess.Process, http_port: int
+    ) -> None:
+        self.pbxes, self.crm, self.http_port = pbxes, crm, http_port
         self._process = process
         self._loop = asyncio.get_running_loop()
         self.sent: dict[bytes, float] = {}
         """When the event was sent that each target tells of: its last byte was on the socket then."""
 
-    def send(self, burst: Burst) -> None:
-        """Have the PBX say this."""
-        assert self.pbx is not None
-        for writer in self.pbx._writers:
+    def send(self, burst: Burst, number: int = 0) -> None:
+        """Have a PBX say this: the first, or another by its number; beyond the last it begins anew."""
+        for writer in self.pbxes[number % len(self.pbxes)]._writers:
             writer.write(burst.raw)
         if burst.targets:
             self.sent.update(dict.fromkeys(burst.targets, self._loop.time()))
@@ -180,19 +181,27 @@ class Rig:
 
 
 @asynccontextmanager
-async def rig(folder: Path, *, more: str = "") -> AsyncIterator[Rig]:
-    """The daemon, logged in at its PBX. `more`: settings besides."""
-    pbx = SimulatedPbx(username="bench", secret=PASSWORD)
-    await pbx.start()
-    async with Crm() as crm:
-        config, port = settings(folder, ami=("127.0.0.1", pbx.port), crm=("127.0.0.1", crm.port), more=more)
-        try:
-            async with daemon(config) as process:
-                async with asyncio.timeout(SETTLE_S):
+async def rig(folder: Path, *, more: str = "", pbxes: int = 1) -> AsyncIterator[Rig]:
+    """The daemon, logged in at its PBXes. `more`: settings besides."""
+    async with simulated(pbxes) as their, Crm() as crm:
+        amis = [("127.0.0.1", pbx.port) for pbx in their]
+        config, port = settings(folder, *amis, crm=("127.0.0.1", crm.port), more=more)
+        async with daemon(config) as process:
+            async with asyncio.timeout(SETTLE_S):
+                for pbx in their:
                     await pbx.logged_in()
-                yield Rig(pbx, crm, process, port)
-        finally:
-            await pbx.stop()
+            yield Rig(their, crm, process, port)
+
+
+@asynccontextmanager
+async def simulated(count: int) -> AsyncIterator[list[SimulatedPbx]]:
+    """So many PBXes."""
+    pbxes = [SimulatedPbx(username="bench", secret=PASSWORD) for _ in range(count)]
+    async with AsyncExitStack() as stack:
+        for pbx in pbxes:
+            await pbx.start()
+            stack.push_async_callback(pbx.stop)
+        yield pbxes
 
 
 @asynccontextmanager
@@ -215,40 +224,54 @@ async def daemon(config: Path, prefix: Sequence[str] = ()) -> AsyncIterator[asyn
 
 def settings(
     folder: Path,
-    *,
-    ami: tuple[str, int],
+    *amis: tuple[str, int],
     crm: tuple[str, int],
     more: str = "",
+    store: str = "",
     user: str = "bench",
     secret: str = PASSWORD,
 ) -> tuple[Path, int]:
-    """The settings: the defaults, but for what the lab's phones need. The HTTP port is the second."""
+    """The settings: the defaults, but for what the lab's phones need. The HTTP port is the second.
+
+    `store`, `more`: settings besides, in section `store` and behind all.
+    """
     port = free_port()
+    own = "" if len(amis) == 1 else "pbxes."
+    pbxes = [_pbx(own, f"pbx-{number}", ami, user, secret) for number, ami in enumerate(amis)]
     config = folder / "config.toml"
     config.write_text(
         f"""
         [crm]
         url = "http://{crm[0]}:{crm[1]}/webservice.php"
         client_id = 10
-        [ami]
-        host = "{ami[0]}"
-        port = {ami[1]}
-        username = "{user}"
-        secret = "{secret}"
-        [pbx]
-        extensions = '{EXTENSIONS}'
+        {"".join(pbxes)}
         [http]
         listen = "127.0.0.1:{port}"
         username = "crm"
         password = "{PASSWORD}"
         [store]
         state_dir = "{folder}"
+        {store}
         [log]
         format = "json"
         {more}
         """
     )
     return config, port
+
+
+def _pbx(own: str, name: str, ami: tuple[str, int], user: str, secret: str) -> str:
+    return f"""
+        {"[[pbxes]]" if own else ""}
+        [{own}ami]
+        host = "{ami[0]}"
+        port = {ami[1]}
+        username = "{user}"
+        secret = "{secret}"
+        [{own}pbx]
+        name = "{name}"
+        extensions = '{EXTENSIONS}'
+    """
 
 
 def median_and_p99(values: Sequence[float]) -> tuple[float, float]:

@@ -100,9 +100,9 @@ async def play(one: Rig, played: Sequence[Sequence[Burst]], rate: float) -> floa
     gc.collect()
     gc.disable()  # a pause of ours would be taken for one of the daemon's
     try:
-        for call in played:
+        for place, call in enumerate(played):
             for number, burst in enumerate(call):
-                loop.call_at(at + number * GAP_S, one.send, burst)
+                loop.call_at(at + number * GAP_S, one.send, burst, place)
             at += rng.expovariate(rate)
         await asyncio.sleep(at + len(played[-1]) * GAP_S - loop.time())
         await one.until_told()

@@ -1,4 +1,7 @@
-"""A database with two upgrades before it; as a program, one that is killed in the middle of them."""
+"""A database with two upgrades before it, and the next version of our own tables, as a later crmbridge may have them.
+
+As a program, one that is killed in the middle of an upgrade.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,12 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Column, Connection, Engine, Integer, MetaData, Table, event
+from sqlalchemy import Column, Connection, Engine, Integer, MetaData, String, Table, event, text
 
 from crmbridge.store.engine import apply, open_sqlite
-from crmbridge.store.schema import Schema
+from crmbridge.store.schema import Addition, Schema, add_column, create
 
 ROWS = 5000
 SUMS = (sum(2 * n for n in range(ROWS)), sum(3 * n for n in range(ROWS)))
@@ -45,6 +49,35 @@ def triple(connection: Connection) -> None:
 def schema(*steps: Step) -> Schema:
     """Version 3."""
     return Schema("things", tables("doubled", "tripled"), steps or (double, triple))
+
+
+def next_version(schema: Schema) -> Schema:
+    """With a column more in each table, a table more, and views that show the column: programs of before go on."""
+    made = MetaData()
+    for table in schema.tables.sorted_tables:
+        table.to_metadata(made).append_column(Column("novelty", String(64), server_default=text("'none'")))
+    Table(f"{schema.component}_novelties", made, Column("id", Integer, primary_key=True), **_BINARY)
+
+    def add(connection: Connection) -> None:
+        for table in schema.tables.sorted_tables:
+            add_column(connection, made.tables[table.name].c.novelty)
+        create(connection, made)
+
+    views = {name: query.replace("SELECT ", "SELECT c.novelty, ", 1) for name, query in schema.views.items()}
+    return Schema(schema.component, made, (*schema.upgrades, Addition(add)), schema.values, views)
+
+
+def last_version(schema: Schema, table: str, column: str) -> Schema:
+    """The one after the next, in which a column has another name: programs of before must not go on."""
+    before = next_version(schema)
+
+    def rename(connection: Connection) -> None:
+        connection.execute(text(f"ALTER TABLE {table} RENAME COLUMN {column} TO {column}_2"))
+
+    return Schema(schema.component, before.tables, (*before.upgrades, rename), schema.values, before.views)
+
+
+_BINARY: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
 
 
 def fill(file: Path) -> None:

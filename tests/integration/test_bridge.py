@@ -537,13 +537,13 @@ async def test_an_outbox_of_a_newer_version_ends_it_with_one_line(
     async with open_outbox(tmp_path / "outbox.db"):
         pass
     with closing(sqlite3.connect(tmp_path / "outbox.db")) as connection:
-        connection.execute("UPDATE schema_versions SET version = 99")
+        connection.execute("UPDATE schema_versions SET version = 99, works_with = 99")
         connection.commit()
     code, said = await failed(await configure(tmp_path, pbx, crm))
     assert code == 74
     assert said.count("\n") == 0
-    assert "was written by a newer crmbridge (outbox version 99" in said
-    assert "install the newer crmbridge again" in said
+    assert "was upgraded by a newer crmbridge (outbox version 99" in said
+    assert "upgrade this bridge" in said
 
 
 async def test_a_damaged_call_list_keeps_no_popup_away(tmp_path: Path, pbx: SimulatedPbx, crm: Receiver) -> None:

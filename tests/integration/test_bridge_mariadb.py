@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.asterisk.lab import mariadb
+from tests.integration import migrating
 from tests.integration.conftest import Fresh
 from tests.integration.test_bridge import ANSWER, COMMAND, LIMIT_S, RING, configure, daemon, get, targets, trace
 from tests.integration.test_call_list import HERE, HISTORY, KEY, by_call, line
@@ -17,6 +18,8 @@ from tests.integration.test_call_list_mariadb import stopped
 from crmbridge.demo.receiver import Receiver
 from crmbridge.demo.simulated_pbx import SimulatedPbx
 from crmbridge.store.call_list import open_call_list
+from crmbridge.store.call_tables import SCHEMA
+from crmbridge.store.database import opened
 
 pytestmark = pytest.mark.needs("mariadb")
 
@@ -100,3 +103,24 @@ async def test_a_database_that_hangs_holds_up_no_popup(
         await bridge.logged("cdr.stored")
         assert fresh.sql(SHOWN) == ROW
     assert bridge.process.returncode == 0
+
+
+async def test_a_database_that_was_upgraded_too_far_holds_up_no_popup_and_says_what_to_do(
+    tmp_path: Path, pbx: SimulatedPbx, crm: Receiver, fresh: Fresh
+) -> None:
+    last = migrating.last_version(SCHEMA, "cdrs", "dst")
+    words = f"newer crmbridge (call_list version {last.version}, this one knows up to {SCHEMA.version}): upgrade this"
+    config = await configure(tmp_path, pbx, crm, debugging(fresh.url))
+    async with daemon(config) as bridge:  # at work meanwhile
+        await bridge.logged("ami.connected")
+        await (await opened(fresh.url, [last])).close()
+        await pbx.play(trace(CALL), speed=10)
+        assert await targets(crm, 2) == [RING, ANSWER]
+        (refused,) = await bridge.logged("cdr.not_stored")
+        assert words in refused["error"]
+    async with daemon(config) as bridge:  # and begun after it
+        (refused,) = await bridge.logged("store.refuses")
+        assert words in refused["reason"]
+        await bridge.logged("ami.connected")
+        status, answer = await get(await bridge.port(), "/calls?number=033004799")
+        assert (status, answer["error"]["code"]) == (503, "call_list_unavailable")

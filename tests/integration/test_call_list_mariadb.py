@@ -126,6 +126,7 @@ EXPECTED = {
     ("calls", "calls_by_time", "time"),
     ("cdrs", "PRIMARY", "pbx,linkedid,uniqueid,sequence,dstchannel"),
     ("cdrs", "cdrs_by_start", "pbx,start_epoch_s"),
+    ("client_calls", "", ""),
     ("incoming_calls", "", ""),
     ("numbers", "PRIMARY", "id"),
     ("numbers", "numbers_by_key", "number_key"),
@@ -405,9 +406,9 @@ async def test_rights_that_are_missing(fresh: Fresh) -> None:
 
 async def test_a_database_of_a_newer_version(fresh: Fresh) -> None:
     await opening(fresh.url)()
-    fresh.sql("UPDATE schema_versions SET version = 99")
+    fresh.sql("UPDATE schema_versions SET version = 99, works_with = 99")
     told = await refusal(opening(fresh.url))
     assert (
-        f"was written by a newer crmbridge (call_list version 99, this one knows up to {call_tables.SCHEMA.version})"
+        f"was upgraded by a newer crmbridge (call_list version 99, this one knows up to {call_tables.SCHEMA.version})"
         in told
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
+from tests.asterisk.lab.network import Network
 from tests.integration.test_sender import TestClock, answer, ring
 
 from crmbridge.calls.claims import Held, Mine, Standing, Told, Without, of_callback
@@ -246,6 +247,25 @@ async def test_a_request_that_may_not_go_out_any_more_does_not(crm: Receiver) ->
     assert len(crm.received) == 3
     assert [each.at.tzinfo for each in crm.received] == [UTC] * 3
     assert datetime.now(UTC) >= crm.received[-1].at
+
+
+@pytest.mark.needs("namespaces")
+async def test_a_line_that_dies_under_a_request_is_told_from_a_crm_that_is_slow(crm: Receiver) -> None:
+    """The request may take a minute; the network between is taken away while the CRM thinks."""
+    crm.default = Reply(hold=asyncio.Event())
+    with Network() as network:
+        url = await crm.start(sock=network.bound(("127.0.0.1", 0)))
+        async with CrmClient(url, 60.0, None, 2, dead_s=1.0) as client:
+            client._connector._socket_factory = _watched(1.0, lambda *_: network.new_socket())
+            slow = asyncio.create_task(client.send(ring()))
+            async with asyncio.timeout(LIMIT_S):
+                await crm.wait_for(1)
+                done, _ = await asyncio.wait([slow], timeout=2.5)
+                assert not done, "it is there, and acknowledges"
+                network.run("ip", "link", "set", "lo", "down")
+                outcome = await slow
+    assert outcome.status is None
+    assert "closed the connection" in outcome.verdict.reason
 
 
 async def test_who_takes_no_connection_is_given_up_sooner(tmp_path: Path) -> None:

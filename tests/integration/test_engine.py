@@ -111,7 +111,7 @@ async def test_a_file_of_a_newer_version(tmp_path: Path) -> None:
     file = tmp_path / "calls.db"
     await (await open_database(sqlite_url(file), [schema(upgrades=2)])).dispose()
     message = await refusal(sqlite_url(file))
-    assert message.startswith(f"{file} was written by a newer crmbridge (things version 3, this one knows up to 1)")
+    assert message.startswith(f"{file} was upgraded by a newer crmbridge (things version 3, this one knows up to 1)")
 
 
 async def test_a_folder_that_cannot_be(tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
+from sqlalchemy.exc import DBAPIError
 from structlog.testing import capture_logs
 from tests.asterisk.lab import galera
 from tests.integration.test_call_list import HERE, HISTORY, KEY, record, shown
@@ -18,6 +20,7 @@ from crmbridge.calls.cdr import Cdr
 from crmbridge.store import sql_access
 from crmbridge.store.call_list import CallList, open_call_list
 from crmbridge.store.database import LIMIT_S
+from crmbridge.store.engine import make_engine
 from crmbridge.store.schema import StoreError
 
 pytestmark = [
@@ -95,7 +98,23 @@ async def test_a_cluster(cluster: galera.Cluster, subtests: pytest.Subtests) -> 
             )
             assert counts[0] + counts[1] == 200
             assert counts[2] == 50
+        turns = await in_step(cluster, "SELECT turn FROM crm.turns")
+        assert turns == {f"turn\n{2 * len(same) + 1}\n"}, "what was said to be stored is stored, all of it"
         assert await in_step(cluster, COUNTED) == {"count(*)\tcount(DISTINCT linkedid)\n250\t250\n"}
+
+    with subtests.test("a transaction that another node has undone fails, whatever statement comes next"):
+        engine = make_engine(url(cluster, 0))
+        aborted = "SHOW STATUS LIKE 'wsrep_local_bf_aborts'"
+        so_far = nodes[0].database.run(aborted)
+        async with engine.connect() as connection:
+            await connection.exec_driver_sql("UPDATE turns SET turn = turn + 1")
+            nodes[1].database.run("UPDATE crm.turns SET turn = turn + 1000000")
+            while nodes[0].database.run(aborted) == so_far:
+                pass
+            with pytest.raises(DBAPIError, match="1213"):  # not prepared before
+                await connection.exec_driver_sql("UPDATE turns SET prunings = prunings + 7")
+        await engine.dispose()
+        assert await in_step(cluster, "SELECT prunings FROM crm.turns") == {"prunings\n0\n"}
 
     with subtests.test("a node that is killed is left for the next, and joins again"):
         async with opened(cluster, 0, 1, 2) as calls:
@@ -153,6 +172,21 @@ async def test_a_cluster(cluster: galera.Cluster, subtests: pytest.Subtests) -> 
         await sql_access.apply(admin, sql_access.statements(reader, server, "crm"))
         users = "SELECT count(*) > 0 AS there FROM mysql.user WHERE user = 'crm'"
         assert await in_step(cluster, users) == {"there\n1\n"}
+
+    with subtests.test("and so is one client's, with its views"):
+        await sql_access.make_views(url(cluster, 1, 2))
+        client = replace(reader, name="crm_10")
+        each = [sql_access.statements(client, server, "crm", "10") for _ in nodes]
+        others = [url(cluster, node).replace("bridge:its%20own", "admin:a") for node in range(len(nodes))]
+        for _ in range(10):
+            made = await asyncio.gather(
+                *(sql_access.apply(*one) for one in zip(others, each, strict=True)), return_exceptions=True
+            )
+            told = [str(one) for one in made if one is not None]
+            assert [one for one in told if "is being set up by another crmbridge" not in one] == [], "nothing hangs"
+            assert len(told) < len(others)
+        seen = await in_step(cluster, "SELECT count(*) = (SELECT count(*) FROM crm.calls) FROM crm_client_10.all_calls")
+        assert {one.split()[-1] for one in seen} == {"1"}
 
 
 async def enter(cluster: galera.Cluster, *order: int) -> None:

@@ -15,11 +15,14 @@ from pathlib import Path
 
 import pytest
 from tests.integration import migrating
-from tests.integration.test_bridge import LIMIT_S
+from tests.integration.test_bridge import ANSWER, LIMIT_S, RING, configure, daemon, get, targets, trace
 from tests.integration.test_call_list import HERE, HISTORY, KEY, record
 from tests.integration.test_outbox import AT, ATTEMPT, ring
 
-from crmbridge.calls.events import State
+from crmbridge.calls.clicks import Outcome
+from crmbridge.calls.events import CallEvent, Kind, State
+from crmbridge.demo.receiver import Receiver
+from crmbridge.demo.simulated_pbx import SimulatedPbx
 from crmbridge.store import call_tables, clicks, outbox_tables
 from crmbridge.store.call_list import open_call_list
 from crmbridge.store.engine import open_sqlite, sqlite_url
@@ -28,7 +31,8 @@ from crmbridge.store.outbox_sql import Which
 from crmbridge.store.schema import Schema, StoreError
 
 DUMPS = Path(__file__).parent / "schemas"
-SCHEMAS = {schema.component: schema for schema in (outbox_tables.SCHEMA, call_tables.SCHEMA, clicks.SCHEMA)}
+FILES = {"outbox.db": outbox_tables.SCHEMA, "calls.db": call_tables.SCHEMA, "clicks.db": clicks.SCHEMA}
+SCHEMAS = {schema.component: schema for schema in FILES.values()}
 EVERY = [(component, version) for component, schema in SCHEMAS.items() for version in range(1, schema.version + 1)]
 
 
@@ -126,3 +130,69 @@ async def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="duplicate column"):
         open_sqlite(file, [broken])
     assert migrating.found(file) == (1, migrating.ROWS)
+
+
+async def test_a_bridge_that_is_taken_back_goes_on_with_what_the_newer_one_has_made(
+    tmp_path: Path, pbx: SimulatedPbx, crm: Receiver
+) -> None:
+    now = datetime.now(UTC)
+    async with open_outbox(tmp_path / "outbox.db") as outbox:
+        await outbox.add([CallEvent(Kind.ANSWER, "pbx", "1", "778", "033004700", "10", now, "1", "x")])
+    newer = {tmp_path / name: migrating.next_version(schema) for name, schema in FILES.items()}
+    for file, schema in newer.items():
+        open_sqlite(file, [schema], look_through=True).dispose()
+    before = {file: structure(file) for file in newer}
+
+    async with daemon(await configure(tmp_path, pbx, crm)) as bridge:
+        await bridge.logged("ami.connected")
+        told = await bridge.logged("store.newer_schema", times=3)
+        assert {(one["component"], one["version"] - one["known"]) for one in told} == {
+            ("outbox", 1),
+            ("call_list", 1),
+            ("clicks", 1),
+        }
+        assert len(await targets(crm, 1)) == 1, "what waited"
+        port = await bridge.port()
+        await get(port, "/dialer/sodialer.php:6560?sExt=777&sNumber=0529876543&ClientId=10")
+        await bridge.logged("click.ended")
+        await pbx.play(trace("01_did_to_ext_answered"), speed=10)
+        assert (await targets(crm, 3))[1:] == [RING, ANSWER]
+        await bridge.logged("cdr.stored", times=2)
+        _, listed = await get(port, "/calls?number=%2B97233004799")
+        assert [(one["ext"], one["incoming"]) for one in listed["result"]] == [("777", True)]
+
+    for file, schema in newer.items():
+        open_sqlite(file, [schema], look_through=True).dispose()  # and the newer one once more
+        assert structure(file) == before[file]
+        assert version_of(file) == (schema.version, FILES[file.name].works_with)
+    async with open_outbox(tmp_path / "outbox.db") as outbox:
+        assert await outbox.waiting() == []
+    async with clicks.open_clicks(tmp_path / "clicks.db") as trail:
+        assert [one.news.outcome for one in await trail.listing()] == [Outcome.ANSWERED]
+    assert rows(tmp_path / "outbox.db")["callbacks"] == 3
+
+
+def version_of(file: Path) -> tuple[int, int]:
+    """Its version, and the oldest program's that can use it."""
+    with closing(sqlite3.connect(file)) as connection:
+        ((version, works_with),) = connection.execute("SELECT version, works_with FROM schema_versions").fetchall()
+    return version, works_with
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "column"),
+    [("outbox.db", "callbacks", "kind"), ("calls.db", "cdrs", "dst"), ("clicks.db", "clicks", "outcome")],
+)
+def test_a_file_in_which_something_was_taken_away_is_refused_and_left_alone(
+    name: str, table: str, column: str, tmp_path: Path
+) -> None:
+    ours, last = FILES[name], migrating.last_version(FILES[name], table, column)
+    open_sqlite(tmp_path / name, [migrating.next_version(ours)]).dispose()
+    open_sqlite(tmp_path / name, [last]).dispose()
+    before = (tmp_path / name).read_bytes()
+    for older in (ours, migrating.next_version(ours)):
+        with pytest.raises(
+            StoreError, match=rf"version {last.version}, this one knows up to {older.version}\): upgrade"
+        ):
+            open_sqlite(tmp_path / name, [older])
+    assert (tmp_path / name).read_bytes() == before

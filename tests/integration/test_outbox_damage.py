@@ -203,10 +203,10 @@ async def test_rows_that_cannot_be_are_left_out(file: Path) -> None:
 
 async def test_a_newer_file_is_a_downgrade_and_no_damage(file: Path) -> None:
     with closing(sqlite3.connect(file)) as connection:
-        connection.execute("UPDATE schema_versions SET version = 99")
+        connection.execute("UPDATE schema_versions SET version = 99, works_with = 99")
         connection.commit()
     before = file.read_bytes()
-    with pytest.raises(StoreError, match=r"newer crmbridge \(outbox version 99.*install the newer crmbridge again"):
+    with pytest.raises(StoreError, match=r"newer crmbridge \(outbox version 99.*upgrade this bridge"):
         async with open_outbox(file):
             pass
     assert file.read_bytes() == before

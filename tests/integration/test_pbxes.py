@@ -406,7 +406,7 @@ async def test_check_tries_each_pbx_and_names_it(tmp_path: Path, pbxes: dict[str
     config = await configure(tmp_path, pbxes, crm)
     _, said = await output("check", "--json", "--config", str(config))
     shared = {"settings", "outbox", "disk", "call list", "CRM", "clock", "dialer"}
-    own = set(checks.LINKS) - shared - {"recordings", "TLS"}
+    own = set(checks.LINKS) - shared - {"claims", "recordings", "TLS"}
     links = {link["link"]: link for link in json.loads(said)}
     assert set(links) == shared | {f"{pbx}: {link}" for pbx in pbxes for link in own}
     assert "Asterisk of haifa" in links["clock"]["found"]
@@ -494,6 +494,9 @@ async def test_a_reload_follows_what_a_pbx_can_follow_and_names_the_rest(
         assert said["changed"] == ["pbxes.haifa.client_id"]
         await pbxes["haifa"].play(trace("01_did_to_ext_answered"), speed=10)
         assert await targets(crm, 2) == of("21")
+        await bridge.logged("cdr.stored")
+        _, answer = await ask(bridge, "/calls?number=033004799&ClientId=21")
+        assert len(answer["result"]) == 1, "the call list follows, too"
         name = '[pbxes.pbx]\n        name = "eilat"'
         said = await changed(bridge, config, name, f'[pbxes.dialer]\ncontext = "agents"\n{name}')
         assert said["changed"] == ["pbxes.eilat.dialer"]

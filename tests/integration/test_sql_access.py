@@ -100,9 +100,11 @@ async def made(fresh: Fresh, config: Path, *arguments: str) -> str:
     return str(password)
 
 
-async def php(fresh: Fresh, password: str, *queries: str, user: str = "crm", tls: bool = False) -> Any:  # noqa: ANN401
+async def php(
+    fresh: Fresh, password: str, *queries: str, user: str = "crm", tls: bool = False, database: str | None = None
+) -> Any:  # noqa: ANN401
     """What PHP gets for these: rows, or an error's text; for a connection that is refused a dictionary."""
-    asked = {"user": user, "password": password, "db": fresh.name, "port": fresh.server.port, "tls": tls}
+    asked = {"user": user, "password": password, "db": database or fresh.name, "port": fresh.server.port, "tls": tls}
     process = await asyncio.create_subprocess_exec(
         "php", "-r", PHP, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
@@ -291,8 +293,8 @@ async def test_a_password_and_a_name_of_ones_own(fresh: Fresh, config: Path, app
         code, out, errors = await sql_access(config, *arguments, "--apply", "--admin", admin)
         assert (code, errors) == (0, "")
         assert (
-            out
-            == f"{user} may read outgoing_calls, incoming_calls, all_calls from localhost, 127.0.0.0/255.0.0.0, ::1\n"
+            out == f"{user} may read outgoing_calls, incoming_calls, all_calls in {fresh.name} "
+            "from localhost, 127.0.0.0/255.0.0.0, ::1\n"
         )
     else:
         code, out, errors = await sql_access(config, *arguments)

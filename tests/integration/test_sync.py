@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack
 from datetime import datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from tests.integration.cdr_tables import FREEPBX, HERE, HISTORY, KEY, insert, reader, record
@@ -393,3 +394,35 @@ def test_an_interrupt_ends_it_cleanly_and_the_next_run_goes_on(fresh: Fresh, set
     assert not more["stopped"]
     assert told["records"] + more["records"] < 40_000 + 20_000, "it went on, and did not begin anew"
     assert told["lines"] + more["lines"] == 40_000
+
+
+@pytest.mark.needs("mariadb")
+async def test_after_a_wrong_time_zone_again_puts_all_times_right(
+    fresh: Fresh, past: TableHistory, calls: CallList, stack: AsyncExitStack
+) -> None:
+    """As docs/troubleshooting.md advises; also for calls of the last day, whose records are kept."""
+    records = [*history(11), record(NOW - 600, 3), record(NOW - DAY // 2, 4)]
+    write(fresh, records)
+    table = CdrTable(reader(fresh.server, fresh.name), "cdr", pbx="pbx", timezone=ZoneInfo("America/New_York"))
+    stack.push_async_callback(table.close)
+    await synced(TableHistory(table), calls)
+    assert await listed(calls) != expected(records)
+    await synced(past, calls, again=True)
+    assert await listed(calls) == expected(records)
+
+
+@pytest.mark.needs("mariadb")
+async def test_after_a_change_of_clients_again_makes_all_lines_anew(
+    fresh: Fresh, past: TableHistory, calls: CallList, tmp_path: Path
+) -> None:
+    """As docs/call-records.md advises; also for calls of the last day, whose records are there as they must be."""
+
+    def rows(records: Iterable[Cdr]) -> list[CallRow]:
+        return [row._replace(client_id="11") for row in HISTORY.rows(records)]
+
+    write(fresh, [record(NOW - 3 * DAY, 1), record(NOW - 600, 2)])
+    await synced(past, calls)
+    async with open_call_list(sqlite_url(tmp_path / "calls.db"), rows, HERE) as changed:
+        one = Sync(pbx="pbx", history=past, rows=rows, store=changed, now=NOW)
+        await one.run(asyncio.Event(), again=True)
+    assert [row.client_id for row in await listed(calls)] == ["11", "11"]

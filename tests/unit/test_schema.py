@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import Column, Connection, Integer, MetaData, Table, create_engine, inspect, select
 from sqlalchemy.exc import StatementError
 
-from crmbridge.store.schema import Schema, StoreError, Utc, migrate
+from crmbridge.store.migration import migrate
+from crmbridge.store.schema import Addition, Schema, StoreError, Upgrade, Utc, add_column
 
 NOW = datetime(2024, 1, 2, tzinfo=UTC)
 
@@ -71,6 +72,70 @@ def test_a_newer_database_is_left_alone_and_named(connection: Connection) -> Non
     with pytest.raises(StoreError, match=r"newer crmbridge \(things version 3, this one knows up to 1\)"):
         migrate(connection, [first()], NOW)
     assert columns_of(connection) == ["id", "a", "b", "c"]
+
+
+def beside(*steps: str) -> Schema:
+    """Of version 1 + steps, each an addition or one that takes something away."""
+    made: dict[str, Upgrade] = {"addition": Addition(lambda _: None), "removal": lambda _: None}
+    return Schema("things", things("a"), tuple(made[step] for step in steps))
+
+
+@pytest.mark.parametrize(
+    ("steps", "works_with"),
+    [
+        ([], 1),
+        (["addition"], 1),
+        (["addition", "addition"], 1),
+        (["removal"], 2),
+        (["removal", "addition"], 2),
+        (["addition", "removal"], 3),
+        (["addition", "removal", "addition", "addition"], 3),
+    ],
+)
+def test_the_oldest_program_that_can_go_on(connection: Connection, steps: list[str], works_with: int) -> None:
+    migrate(connection, [first()], NOW)
+    migrate(connection, [beside(*steps)], NOW)
+    for version in range(1, len(steps) + 1):
+        older = beside(*steps[: version - 1])
+        if version < works_with:
+            with pytest.raises(StoreError, match="upgrade this bridge"):
+                migrate(connection, [older], NOW)
+        else:
+            migrate(connection, [older], NOW)
+    assert stamps(connection) == [("things", len(steps) + 1, works_with if steps else 1)]
+
+
+def stamps(connection: Connection) -> list[tuple[object, ...]]:
+    found = connection.exec_driver_sql("SELECT component, version, works_with FROM schema_versions")
+    return [tuple(row) for row in found]
+
+
+def test_versions_as_the_first_crmbridge_wrote_them(connection: Connection) -> None:
+    connection.exec_driver_sql(
+        "CREATE TABLE schema_versions (component TEXT PRIMARY KEY, version INT, changed_at TEXT)"
+    )
+    connection.exec_driver_sql("CREATE TABLE things (id INTEGER PRIMARY KEY, a INTEGER)")
+    connection.exec_driver_sql("INSERT INTO schema_versions VALUES ('things', 2, '2024-01-02T00:00:00.000000Z')")
+    with pytest.raises(StoreError, match=r"newer crmbridge \(things version 2, this one knows up to 1\)"):
+        migrate(connection, [first()], NOW)  # nothing says that it is not too new
+    migrate(connection, [beside("removal")], NOW)
+    assert stamps(connection) == [("things", 2, None)]
+    migrate(connection, [beside("removal", "addition")], NOW)
+    migrate(connection, [beside("removal")], NOW)
+    assert stamps(connection) == [("things", 3, 2)]
+
+
+def test_a_column_is_added_once_and_older_programs_need_not_fill_it(connection: Connection) -> None:
+    migrate(connection, [first()], NOW)
+    connection.exec_driver_sql("INSERT INTO things (a) VALUES (1)")
+    newer = things("a", "b").tables["things"]
+    for _ in range(2):
+        add_column(connection, newer.c.b)
+    connection.exec_driver_sql("INSERT INTO things (a) VALUES (2)")
+    assert connection.exec_driver_sql("SELECT a, b FROM things").all() == [(1, None), (2, None)]
+    strict = Table("things", MetaData(), Column("id", Integer, primary_key=True), Column("c", Integer, nullable=False))
+    with pytest.raises(ValueError, match=r"things\.c must have a default"):
+        add_column(connection, strict.c.c)
 
 
 def test_instants_sort_and_come_back(connection: Connection) -> None:

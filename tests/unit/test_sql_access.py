@@ -6,8 +6,9 @@ import pytest
 
 from crmbridge.store.sql_access import Host, Reader, Server, hosts, quoted, statements
 
-MARIADB = Server("10.11.6-MariaDB-log", has_tls=True)
-MYSQL = Server("8.0.40", has_tls=True)
+OURS = "'bridge'@'localhost'"
+MARIADB = Server("10.11.6-MariaDB-log", has_tls=True, account=OURS)
+MYSQL = Server("8.0.40", has_tls=True, account=OURS)
 FAR, NEAR = Host("203.0.113.7", local=False), Host("127.0.0.1", local=True)
 
 
@@ -54,7 +55,7 @@ def test_for_mariadb_and_for_mysql() -> None:
     near = "ALTER USER 'crm'@'127.0.0.1' IDENTIFIED BY 'geheim' REQUIRE NONE WITH MAX_USER_CONNECTIONS 10"
     assert altered(MARIADB, FAR, NEAR) == [f"{far} MAX_STATEMENT_TIME 5", f"{near} MAX_STATEMENT_TIME 5"]
     assert altered(MYSQL, FAR, NEAR) == [far, near]
-    assert altered(Server("8.0.40", has_tls=False), FAR) == [far.replace("SSL", "NONE")]
+    assert altered(Server("8.0.40", has_tls=False, account=OURS), FAR) == [far.replace("SSL", "NONE")]
 
 
 def test_what_is_granted_and_nothing_else() -> None:

@@ -77,8 +77,8 @@ class Calls:
         self.busy = False
         return len(calls)
 
-    async def add(self, records: Sequence[Cdr]) -> int:
-        raise AssertionError(records)
+    async def add(self, records: Sequence[Cdr], *, anew: bool = False) -> int:
+        raise AssertionError(records, anew)
 
     async def progress(self, pbx: str, name: str) -> str | None:
         del pbx, name

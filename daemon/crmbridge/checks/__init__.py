@@ -43,7 +43,7 @@ async def all_links(settings: Settings) -> list[Link]:
     ahead_s = {name: value for one in found for name, value in one.ahead_s.items()}
     results += [link for one in found for link in one.links]
     results += [await records.call_list(settings), *await claims.claims(settings)]
-    results += [*(link for one in found for link in one.recordings)]
+    results += [link for one in found for link in one.recordings]
     crm, ahead_s[clock.CRM] = await http.crm(settings)
     results += [crm, clock.clock({name: value for name, value in ahead_s.items() if value is not None})]
     return [*results, http.dialer(settings), *http.certificate(settings)]

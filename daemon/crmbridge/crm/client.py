@@ -164,12 +164,14 @@ class CrmClient:
         return words
 
 
-def _watched(dead_s: float) -> Callable[[aiohttp.AddrInfoType], socket.socket]:
+def _watched(
+    dead_s: float, make: Callable[[int, int, int], socket.socket] = socket.socket
+) -> Callable[[aiohttp.AddrInfoType], socket.socket]:
     """Makes sockets on which what the other end doesn't acknowledge in time is an error."""
 
     def made(address: aiohttp.AddrInfoType) -> socket.socket:
         family, kind, proto, _, _ = address
-        made = socket.socket(family, kind, proto)
+        made = make(family, kind, proto)
         # The one for what we have sent, the others for an answer that we wait for.
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(dead_s * 1000))
         made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -83,28 +83,33 @@ class CallList:
         self._timezone = timezone
         self._numbers = numbers
 
-    async def add(self, records: Sequence[Cdr]) -> int:
+    async def add(self, records: Sequence[Cdr], *, anew: bool = False) -> int:
         """Take up records of any calls; when this returns they are on disk, and these calls' lines as they must be.
 
         Those that are there already (by `Cdr.key`) are passed over. How many were new; where a connection was cut and
-        all was done twice, fewer than there were.
+        all was done twice, fewer than there were. `anew`: none is passed over, and lines
+        are made as they would be made now.
         """
+        return sum((await self.add_by_pbx(records, anew=anew)).values())
 
-        async def work(connection: AsyncConnection) -> tuple[int, list[tuple[str, int, Numbers]]]:
-            count, numbers = 0, []
+    async def add_by_pbx(self, records: Sequence[Cdr], *, anew: bool = False) -> dict[str, int]:
+        """The same; how many were new of each PBX."""
+
+        async def work(connection: AsyncConnection) -> tuple[dict[str, int], list[tuple[str, int, Numbers]]]:
+            counts, numbers = {}, []
             for pbx in sorted({one.pbx for one in records}):
                 prunings = await call_writes.take_turn(connection, pbx)
                 own = [one for one in records if one.pbx == pbx]
-                new, changed = await call_writes.take_up(connection, pbx, own, self._rows)
+                new, changed = await call_writes.take_up(connection, pbx, own, self._rows, anew=anew)
                 _, written = await self._put_lines(connection, pbx, changed, prunings)
                 numbers.append((pbx, prunings, written))
-                count += new
-            return count, numbers
+                counts[pbx] = new
+            return counts, numbers
 
-        count, numbers = await self._database.write(work)
+        counts, numbers = await self._database.write(work)
         for each in numbers:
             self._numbers.committed(*each)
-        return count
+        return counts
 
     async def replace(self, pbx: str, calls: Mapping[str, Sequence[CallRow]]) -> int:
         """Have these calls (linkedid → lines, all of them) be as given, without records; how many lines were written.

@@ -40,6 +40,8 @@ VIEWS = {
     "all_calls": _ALL_CALLS,
 }
 """What the CRM may read: where the store is MySQL or MariaDB."""
+CLIENT_CALLS = "client_calls"
+"""The view of which those of a single client are made (`sql_access`): it follows the tables, and they needn't."""
 
 _TABLES = MetaData()
 _PBX, _TEXT, _NUMBER = String(64), String(MAX_LENGTH), String(64)
@@ -163,4 +165,9 @@ SELECT pbx, linkedid, uniqueid, sequence, dstchannel, channel, src, dst, did,
 FROM cdrs_1
 """
 
-SCHEMA = Schema("call_list", _TABLES, (_to_version_2,), views=VIEWS)
+SCHEMA = Schema(
+    "call_list",
+    _TABLES,
+    (_to_version_2,),
+    views={**VIEWS, CLIENT_CALLS: _ALL_CALLS.replace(" FROM", ", c.client_id FROM")},
+)

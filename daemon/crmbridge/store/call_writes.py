@@ -66,14 +66,20 @@ async def take_up(
     pbx: str,
     records: Sequence[Cdr],
     rows: Callable[[Iterable[Cdr]], list[CallRow]],
+    *,
+    anew: bool = False,
 ) -> tuple[int, dict[str, list[CallRow]]]:
-    """Store these records of one PBX; how many are new, and the lines of the calls that have new ones."""
+    """Store these records of one PBX; how many are new, and the lines of the calls that have new ones.
+
+    `anew`: they stand in the place of those that are there, and all count as new.
+    """
     found = await _of_calls(connection, "cdrs", _RECORD, pbx, {one.linkedid for one in records})
     stored = {one.key: one for one in map(_record, found)}
-    new = {one.key: one for one in records if one.key not in stored}
+    new = {one.key: one for one in records if anew or one.key not in stored}
     if not new:
         return 0, {}
-    sql = statement(connection, _insert_new(connection, call_tables.cdrs))
+    into = f"REPLACE INTO {values(call_tables.cdrs)}" if anew else _insert_new(connection, call_tables.cdrs)
+    sql = statement(connection, into)
     await connection.exec_driver_sql(sql, [_stored(one) for one in new.values()])
     changed: dict[str, list[Cdr]] = {one.linkedid: [] for one in new.values()}
     for one in (stored | new).values():

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table
 
 from crmbridge.calls.claims import FREE, Insert, Judge, Row, Step, Take
+from crmbridge.store.migration import VERSIONS
 from crmbridge.store.quick import LostError, errors
-from crmbridge.store.schema import VERSIONS, Schema, Utc, mysql_code
+from crmbridge.store.schema import Schema, Utc, mysql_code
 
 if TYPE_CHECKING:  # see servers.py
     import asyncmy

@@ -155,6 +155,9 @@ class Database:
         except (SQLAlchemyError, OSError) as error:
             if damage(error) and self._recover is not None:
                 self._up, self._damaged = False, True
+            if mysql.other_tables(error):
+                self._up = False
+                await self.bring_up(limit_s)  # raises where a newer crmbridge has changed them, and says so
             raise StoreError(f"{self.name} {explain(error)}") from error
 
     async def _leave_server(self, turn: int) -> None:

@@ -26,7 +26,8 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from crmbridge.store import mysql
 from crmbridge.store.async_engine import AsyncEngine, create_async_engine
-from crmbridge.store.schema import VERSIONS, Schema, StoreError, lacking, migrate
+from crmbridge.store.migration import VERSIONS, migrate
+from crmbridge.store.schema import Schema, StoreError, lacking
 from crmbridge.store.servers import Servers
 from crmbridge.store.servers import address as servers_address
 

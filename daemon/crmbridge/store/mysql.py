@@ -26,9 +26,12 @@ RECYCLE_S = 240
 
 _SESSION = (
     "SET SESSION time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', "
-    f"innodb_lock_wait_timeout = {LOCK_WAIT_S}"
+    f"innodb_lock_wait_timeout = {LOCK_WAIT_S}, lock_wait_timeout = {LOCK_WAIT_S}"
 )
-"""Whatever the server's settings are. In this sql_mode a backslash escapes, as asyncmy takes for granted."""
+"""Whatever the server's settings are. In this sql_mode a backslash escapes, as asyncmy takes for granted.
+
+lock_wait_timeout: while a change of a table waits for one transaction that uses it, all others wait behind it.
+"""
 
 _OURS = {"init_command": _SESSION, "program_name": "crmbridge"}
 
@@ -48,6 +51,12 @@ _LEFT = {
     1180,  # ER_ERROR_DURING_COMMIT: its Galera node lost the others meanwhile
 }
 """Errors of a server, not of a statement: its connections are of no use any more."""
+_OTHER_TABLES = {
+    1054,  # ER_BAD_FIELD_ERROR
+    1146,  # ER_NO_SUCH_TABLE
+    1364,  # ER_NO_DEFAULT_FOR_FIELD
+}
+"""The tables are not as they were when we came."""
 _LEFT_FOR_ANOTHER = {1290, 1792, READ_ONLY}
 """The same where there are other servers."""
 _MANY = (
@@ -172,6 +181,11 @@ def away(error: BaseException) -> bool:
     """Whether it is the server that can't serve us, and not what was asked of it that can't be done."""
     code = mysql_code(error)
     return 2000 <= code < 3000 or code in _LEFT | _LEFT_FOR_ANOTHER or code in {1040, 1203, 1226, 1927}
+
+
+def other_tables(error: BaseException) -> bool:
+    """Whether somebody has changed the tables since we looked."""
+    return mysql_code(error) in _OTHER_TABLES
 
 
 def cut(error: BaseException) -> bool:

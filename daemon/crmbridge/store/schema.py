@@ -1,38 +1,42 @@
-"""What tables a database must have, and how an older one is brought up to date.
+"""What tables a database must have, and the steps that make an older one so.
 
 Each part of the store brings one `Schema`: a component's name, its tables as they are now, and the steps that made them
-so. A new database gets the tables as they are now; an older one gets the steps that it has not seen. Versions are
-counted per component, so that the outbox and the call list can lie in one database or in two, and change separately.
+so. Versions are counted per component, so that the outbox and the call list can lie in one database or in two, and
+change separately. `migration.py` does the steps.
+
+Programs of two versions use one database while bridges are upgraded one after another, and a program that is taken back
+finds what the newer one has made. So a change is made in two releases: the first only adds (`Addition`), and programs
+of the version before go on; what nobody uses any more is taken away in a later one. Rules for what is added:
+
+- a column may be NULL or has a default, since older programs don't fill it, and REPLACE by one of them empties it
+  again: what it holds can be made anew, or lies in a table of its own;
+- a column or an index of a table that may be large is added without copying the table (`add_column`): in a Galera
+  cluster everybody waits for DDL;
+- what rows must be changed is changed later, by the program at work, some hundred at a time.
 
 It must not know what the tables are for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from secrets import randbelow
 from typing import Any
 
 from sqlalchemy import (
     Column,
     Connection,
     Dialect,
-    Integer,
+    Executable,
     MetaData,
-    Select,
     String,
-    Table,
-    func,
     inspect,
-    select,
     text,
 )
 from sqlalchemy.dialects import mysql
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
-from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 
@@ -90,6 +94,17 @@ Where DDL is not part of the transaction (MySQL), it must bear being run twice, 
 
 
 @dataclass(frozen=True)
+class Addition:
+    """A step that only adds what programs of the version before it needn't know: they go on beside it."""
+
+    step: Upgrade
+
+    def __call__(self, connection: Connection) -> None:
+        """Do the step."""
+        self.step(connection)
+
+
+@dataclass(frozen=True)
 class Schema:
     """The tables of one component of the store."""
 
@@ -97,7 +112,8 @@ class Schema:
     tables: MetaData
     """As they are in the current version."""
     upgrades: tuple[Upgrade, ...] = ()
-    """From version 1 to 2, from 2 to 3, … Never changed once released: write the next one."""
+    """From version 1 to 2, from 2 to 3, … Never changed once released: write the next one. One that is no `Addition`
+    shuts out programs of all versions before it."""
     values: Mapping[str, Collection[str]] = field(default_factory=dict)
     """The only texts that a column (`table.column`) may hold: what else a damaged file has there is not taken over."""
     views: Mapping[str, str] = field(default_factory=dict)
@@ -108,31 +124,14 @@ class Schema:
         """The version that this program knows."""
         return 1 + len(self.upgrades)
 
-
-VERSIONS = "schema_versions"
-"""The table that every database of ours has."""
-
-_DUPLICATE_INDEX = 1061  # ER_DUP_KEYNAME
-CLAIM_S = 10
-"""After so many seconds we take it that whoever began to make the tables was killed."""
-_BEING_SET_UP = "is being set up by another crmbridge: wait a few seconds"
-_TOO_OLD = f"UTC_TIMESTAMP(6) - INTERVAL {CLAIM_S} SECOND"
-
-_versions_tables = MetaData()
-_versions = Table(
-    VERSIONS,
-    _versions_tables,
-    Column("component", String(64), primary_key=True),
-    Column("version", Integer, nullable=False),
-    Column("changed_at", Utc, nullable=False),
-)
+    @property
+    def works_with(self) -> int:
+        """The oldest version whose programs can go on with these tables."""
+        steps = enumerate(self.upgrades, start=2)
+        return max((version for version, step in steps if not isinstance(step, Addition)), default=1)
 
 
-def migrate(connection: Connection, schemas: Iterable[Schema], now: datetime) -> None:
-    """Create or upgrade the tables. Raises StoreError when the database is of a newer version than this program."""
-    create(connection, _versions_tables)
-    for schema in schemas:
-        _migrate_one(connection, schema, now)
+_DUPLICATE_COLUMN, _DUPLICATE_INDEX = 1060, 1061  # ER_DUP_FIELDNAME, ER_DUP_KEYNAME
 
 
 def create(connection: Connection, tables: MetaData) -> None:
@@ -146,14 +145,27 @@ def create(connection: Connection, tables: MetaData) -> None:
         there = {index["name"] for index in inspect(connection).get_indexes(table.name)}
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
             if index.name not in there:
-                _create_index(connection, CreateIndex(index))
+                _unless(_DUPLICATE_INDEX, connection, CreateIndex(index))
 
 
-def _create_index(connection: Connection, statement: CreateIndex) -> None:
+def add_column(connection: Connection, column: Column[Any]) -> None:
+    """Make a column of a table that is not there yet, at once, however many rows the table has."""
+    if not (column.nullable or column.server_default):
+        raise ValueError(f"{column} must have a default: older programs, and rows that are there, don't fill it")
+    table = column.table.name
+    if column.name in {one["name"] for one in inspect(connection).get_columns(table)}:
+        return
+    definition = CreateColumn(column).compile(dialect=connection.dialect)
+    instant = "" if connection.dialect.name == "sqlite" else ", ALGORITHM=INSTANT"
+    _unless(_DUPLICATE_COLUMN, connection, text(f"ALTER TABLE {table} ADD COLUMN {definition}{instant}"))
+
+
+def _unless(done: int, connection: Connection, statement: Executable) -> None:
+    """`done`: the error by which MySQL says that another process has done it meanwhile."""
     try:
         connection.execute(statement)
     except DBAPIError as error:
-        if mysql_code(error) != _DUPLICATE_INDEX:
+        if mysql_code(error) != done:
             raise
 
 
@@ -175,81 +187,6 @@ def lacking(connection: Connection, schemas: Iterable[Schema]) -> list[str]:
         columns = {column["name"] for column in there.get_columns(table.name)}
         missing += [f"{table.name}.{column.name}" for column in table.columns if column.name not in columns]
     return missing
-
-
-def _migrate_one(connection: Connection, schema: Schema, now: datetime) -> None:
-    ours = _versions.c.component == schema.component
-    version = select(_versions.c.version).where(ours)
-    if connection.scalar(version) == schema.version:
-        return
-    with nullcontext() if connection.dialect.name == "sqlite" else _claimed(connection, schema):
-        _bring_up(connection, schema, connection.scalar(version), {"version": schema.version, "changed_at": now})
-
-
-@contextmanager
-def _claimed(connection: Connection, schema: Schema) -> Iterator[None]:
-    """Be the only one to change these tables. Raises MigratingError where somebody else is.
-
-    MariaDB bears being told to make tables by several at once, but not views: where two nodes of a Galera cluster (of
-    MariaDB 10.11) each make one, both hang, and with them all that anybody writes. Galera has no GET_LOCK, so the claim
-    is a row, of which one can be inserted.
-    """
-    claim, token = f"{schema.component}: being changed", randbelow(2**31)
-    claimed = _versions.c.component == claim
-    ours = claimed & (_versions.c.version == token)
-    connection.execute(_versions.delete().where(claimed, _versions.c.changed_at < text(_TOO_OLD)))
-    try:
-        connection.execute(_versions.insert().values(component=claim, version=token, changed_at=func.utc_timestamp(6)))
-        connection.exec_driver_sql("COMMIT")
-    except IntegrityError:
-        raise MigratingError(_BEING_SET_UP) from None
-    if _seen_by_all(connection, select(_versions.c.version).where(claimed)) != token:
-        raise MigratingError(_BEING_SET_UP)  # two nodes took both for the first
-    try:
-        yield
-    except BaseException:
-        with suppress(SQLAlchemyError):  # where the connection is gone, the claim ends by itself
-            connection.execute(_versions.delete().where(ours))
-            connection.exec_driver_sql("COMMIT")
-        raise
-    connection.execute(_versions.delete().where(ours))
-
-
-def _seen_by_all(connection: Connection, query: Select[Any]) -> int | None:
-    """What a query finds once a node of a cluster has taken in all that was committed before, on whatever node."""
-    setting = "SET SESSION wsrep_sync_wait ="
-    with suppress(DBAPIError):  # MySQL has no such setting
-        connection.exec_driver_sql(f"{setting} 1")
-    found: int | None = connection.scalar(query)
-    with suppress(DBAPIError):
-        connection.exec_driver_sql(f"{setting} DEFAULT")
-    return found
-
-
-def _bring_up(connection: Connection, schema: Schema, found: int | None, stamp: Mapping[str, object]) -> None:
-    ours = _versions.c.component == schema.component
-    if found is None:
-        create(connection, schema.tables)
-        _create_views(connection, schema)
-        with suppress(IntegrityError):  # another process was quicker
-            connection.execute(_versions.insert().values(component=schema.component, **stamp))
-    elif found > schema.version:
-        raise StoreError(
-            f"was written by a newer crmbridge ({schema.component} version {found}, this one knows up to "
-            f"{schema.version}): install the newer crmbridge again, or start with another database"
-        )
-    elif found < schema.version:
-        for upgrade in schema.upgrades[found - 1 :]:
-            upgrade(connection)
-        _create_views(connection, schema)
-        connection.execute(_versions.update().where(ours).values(**stamp))
-
-
-def _create_views(connection: Connection, schema: Schema) -> None:
-    if connection.dialect.name == "sqlite":
-        return
-    for statement in view_statements(schema):
-        connection.exec_driver_sql(statement)
 
 
 def view_statements(schema: Schema) -> list[str]:

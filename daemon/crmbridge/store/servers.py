@@ -145,10 +145,11 @@ class Servers:
         Whoever waits sets a limit, too, but Python 3.11's wait_for, by which asyncmy connects, forgets a cancellation
         that comes as the TCP connection is made (gh-86296), and then waits for a silent server's greeting for ever.
         """
-        import asyncmy  # noqa: PLC0415  # see `connected`
         from asyncmy.errors import OperationalError  # noqa: PLC0415  # see `connected`
 
-        connect = self._connect or asyncmy.connect
+        from crmbridge.store import driver  # noqa: PLC0415  # see `connected`
+
+        connect = self._connect or driver.connected
         how |= {"host": host.name, "port": host.port, "connect_timeout": self._limit_s}
         try:
             async with asyncio.timeout(self._limit_s):
@@ -171,10 +172,10 @@ async def _see_that_it_is_usable(connection: asyncmy.Connection) -> None:
         # SHOW, which a node that has lost its cluster answers, too.
         await cursor.execute("SHOW GLOBAL STATUS LIKE 'wsrep_ready'")
         ready = await cursor.fetchone()
-        await cursor.execute("SHOW GLOBAL VARIABLES WHERE Variable_name IN ('read_only', 'wsrep_on')")
-        variables = dict(await cursor.fetchall())
-    # MariaDB without Galera says that it is not ready, too.
-    if ready is not None and ready[1] == "OFF" and variables.get("wsrep_on") == "ON":
+        await cursor.execute("SHOW GLOBAL VARIABLES WHERE variable_name IN ('read_only', 'wsrep_on')")
+        found = {name.lower(): value for name, value in await cursor.fetchall()}
+    # A MariaDB without a cluster says of itself that it is not ready for one.
+    if ready is not None and ready[1] == "OFF" and found.get("wsrep_on") == "ON":
         raise OperationalError(NOT_IN_SYNC, "not in sync with its cluster")
-    if variables.get("read_only", "OFF") not in {"OFF", "NO"}:
+    if found.get("read_only", "OFF") not in {"OFF", "NO"}:
         raise OperationalError(READ_ONLY, "read-only")

@@ -106,12 +106,12 @@ class Dialer:
         dialing: Dialing,
         originate: Originate,
         trail: Trail,
-        names_pbxes: bool = False,
         peers: Peers | None = None,
+        names_pbxes: bool = False,
         clock: Callable[[], float] = time.monotonic,
         click_id: Callable[[], str] = new_click_id,
     ) -> None:
-        """`names_pbxes`: lines of the log say which PBX it was. `peers`: where there are any.
+        """`peers`: where there are any. `names_pbxes`: lines of the log say which PBX it was.
 
         `clock`: seconds of a monotonic clock.
         """

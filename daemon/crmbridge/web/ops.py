@@ -24,17 +24,14 @@ class Ops:
         metrics: Callable[[], bytes] | None = None,
         *,
         works: Callable[[], bool] | None = None,
-        remarks: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         """`troubles`: what the bridge can't do at present, in an administrator's words; nothing when it does all.
 
         `metrics`: in Prometheus' text format. `works`: whether it is of use nevertheless; None: only without troubles.
-        `remarks`: what is wrong and keeps it from nothing.
         """
         self._troubles = troubles
         self._works = works
         self._read_metrics = metrics
-        self._remarks = remarks
 
     def routes(self) -> Iterable[web.RouteDef]:
         """HEAD is answered too: monitors use it."""
@@ -54,8 +51,7 @@ class Ops:
         del request
         troubles = list(self._troubles())
         works = self._works() if self._works is not None else not troubles
-        reasons = [*troubles, *self._remarks()]
-        return answer({"success": works, "reasons": reasons}, status=200 if works else 503)
+        return answer({"success": works, "reasons": troubles}, status=200 if works else 503)
 
     async def _metrics(self, request: web.Request) -> web.Response:
         del request
