@@ -263,6 +263,14 @@ async def test_a_database_that_is_back_is_found_by_who_asks_first(fresh: Fresh) 
         assert (one.trouble, one.counts["without"]) == (None, 0)
 
 
+async def test_bridges_that_start_at_the_same_time_on_an_empty_database_all_have_claims(fresh: Fresh) -> None:
+    async def began(name: str) -> str | None:
+        async with open_claims(fresh.url, bridge=name, timeout_s=5.0, lease_s=2.0) as claims:
+            return claims.trouble
+
+    assert await asyncio.gather(*(began(f"bridge-{number}") for number in range(6))) == [None] * 6
+
+
 async def test_tables_that_somebody_dropped_are_made_again(fresh: Fresh) -> None:
     (first, second) = keys(2)
     async with bridge(fresh.url) as one:

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
 import structlog
 
-from crmbridge.calls.claims import Held, Told
+from crmbridge.calls.claims import Told
 from crmbridge.calls.events import Attempt, Delivery, State
 from crmbridge.crm.callback import Answer, about, check_url
 from crmbridge.crm.claiming import Claiming, Claims, as_attempt, state_of
@@ -261,18 +261,19 @@ class Sender:
             raise
         finally:
             self._unanswered -= 1
-        if isinstance(outcome, Held):
-            self._breaker = self._breaker.abandoned(entry.delivery.id)
-            self._lanes.pause(entry, outcome.look_at)
-            log.debug("crm.held_by_peer", **about(entry.delivery.event), bridge=outcome.bridge)
-            return
-        if isinstance(outcome, Told):
-            self._breaker = self._breaker.abandoned(entry.delivery.id)
-            settling = self._told(entry, outcome)
-        else:
+        if isinstance(outcome, Outcome):
             entry.attempts += 1
             attempt = Attempt(at, self._clock.monotonic() - started, outcome.status, outcome.verdict.reason)
-            settling = self._settle(entry, attempt, outcome)
+            await self._surely(self._settle(entry, attempt, outcome))
+            return
+        self._breaker = self._breaker.abandoned(entry.delivery.id)  # nothing was asked of the CRM
+        if isinstance(outcome, Told):
+            await self._surely(self._told(entry, outcome))
+        else:
+            self._lanes.pause(entry, outcome.look_at)
+            log.debug("crm.held_by_peer", **about(entry.delivery.event), bridge=outcome.bridge)
+
+    async def _surely(self, settling: Coroutine[None, None, None]) -> None:
         storing = asyncio.create_task(settling)
         self._storing.add(storing)
         storing.add_done_callback(self._storing.discard)

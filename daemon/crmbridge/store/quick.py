@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, TypeVar
 from sqlalchemy.engine import URL
 
 from crmbridge.store import mysql
+from crmbridge.store.async_engine import AsyncEngine
 from crmbridge.store.engine import bring_up_async, make_engine, shown
-from crmbridge.store.schema import Schema, StoreError, mysql_code
+from crmbridge.store.schema import MigratingError, Schema, StoreError, mysql_code
 from crmbridge.store.servers import Servers, listed
 
 if TYPE_CHECKING:  # see servers.py
@@ -103,7 +104,8 @@ class Quick:
         engine, silent = make_engine(self._address, 1, servers=self._servers), False
         try:
             async with asyncio.timeout(self.timeout_s):
-                await bring_up_async(engine, [schema], None)
+                while not await _brought_up(engine, schema):  # noqa: ASYNC110  # of another process there are no events
+                    await asyncio.sleep(LONGEST_PAUSE_S)
         except TimeoutError:
             silent = True
             raise
@@ -162,6 +164,15 @@ async def _prepare(connection: asyncmy.Connection) -> None:
         await cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
         with suppress(*errors()):  # no server but one with Galera in it has this
             await cursor.execute("SET SESSION wsrep_retry_autocommit = 0")
+
+
+async def _brought_up(engine: AsyncEngine, schema: Schema) -> bool:
+    """False while another bridge does it, as where both are started at the same time on an empty database."""
+    try:
+        await bring_up_async(engine, [schema], None)
+    except MigratingError:
+        return False
+    return True
 
 
 def _will_fail_again(error: Exception) -> bool:
