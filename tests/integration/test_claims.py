@@ -18,8 +18,12 @@ from tests.integration.test_call_list_mariadb import stopped
 from crmbridge.calls.claims import PLACED, Held, Mine, Standing, Told, Without, judge_click, of_callback, of_click
 from crmbridge.calls.dialing import Click, Code, Result
 from crmbridge.click_claims import ClickClaims
+from crmbridge.store import claims_sql as sql
 from crmbridge.store.claims import Claims, open_claims, try_out
+from crmbridge.store.engine import parsed
+from crmbridge.store.quick import Quick
 from crmbridge.store.schema import StoreError
+from crmbridge.store.servers import Servers, listed
 
 pytestmark = pytest.mark.needs("mariadb")
 
@@ -227,6 +231,26 @@ async def test_a_database_that_hangs_holds_nothing_up_for_longer_than_is_set(fre
     assert next(line["event"] for line in logs) == "claims.unreachable"
     (back,) = [line for line in logs if line["event"] == "claims.reachable" and line["sent_without"] == 21]
     assert back["log_level"] == "warning"
+
+
+async def test_a_way_that_forgets_that_time_is_over_is_left_all_the_same() -> None:
+    """As Python 3.11's wait_for does where a server refuses just then; else nobody is answered until it is back."""
+    tried = 0
+
+    async def refused(**how: object) -> None:
+        nonlocal tried
+        tried += 1
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0.15)
+        raise ConnectionRefusedError(how["port"])
+
+    address = parsed("mysql+asyncmy://root@127.0.0.1:1,127.0.0.1:2/none")
+    database = Quick(address, 0.2)
+    database._servers = Servers(listed(address), refused)
+    async with asyncio.timeout(LIMIT_S):
+        with pytest.raises(OSError, match="1"):
+            await database.do(sql.is_up_to_date)
+    assert tried >= 2
 
 
 async def test_a_bridge_that_was_frozen_does_not_take_that_for_the_databases_silence(fresh: Fresh) -> None:
