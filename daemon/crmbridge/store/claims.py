@@ -156,7 +156,7 @@ class Claims:
 
     async def _asked(self, key: str, judge: Judge) -> Standing:
         if self._trouble is not None:
-            await self._look_again()
+            await self._glance()
         if self._trouble is not None:
             return Without()
         self._let_go.pop(key, None)
@@ -165,20 +165,25 @@ class Claims:
         self._wake.set()
         return await ask.answer
 
-    async def _look_again(self) -> None:
+    async def look_again(self) -> None:
+        """Where the database is away: wait for a look that begins now, which takes no longer than a claim may."""
+        if self._trouble is not None and not self._stop.is_set():
+            looked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._await_look.append(looked)
+            self._look_now.set()
+            await looked
+
+    async def _glance(self) -> None:
         """The database was away: it may be back, and nobody has noticed yet.
 
         A bridge that was cut off has everything back at the same instant, and gets first what the PBXes said meanwhile,
         which the other bridge has told.
         """
-        if self._stop.is_set() or time.monotonic() - self._looked_at < JUST_NOW_S:
+        if time.monotonic() - self._looked_at < JUST_NOW_S:
             return
-        looked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._await_look.append(looked)
-        self._look_now.set()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._database.timeout_s / AGAIN):
-                await looked
+                await self.look_again()
 
     def tell(self, key: str, how: str) -> None:
         """The matter is at an end. Returns at once; it is put down as soon as the database can be reached."""
