@@ -123,7 +123,7 @@ class _Bridge:
             link=self._recordings.link if self._recordings is not None else no_link,
             took=self._metrics.looked_up,
         )
-        self._sender = build.sender(settings.crm, outbox, self._pulses.of("sender"), self._count, claims)
+        self._sender = build.sender(settings, outbox, self._pulses.of("sender"), self._count, claims)
         records, count = Together(calls.add_by_pbx), len(sites)
         shared = Shared(outbox, self._sender, calls, records, self._clicks, self._metrics, self._pulses, count)
         self._exchanges = {site.pbx: Exchange(site, shared) for site in sites}

@@ -255,21 +255,23 @@ def histories(sites: Iterable[Site]) -> Rows:
 
 
 def sender(
-    crm: CrmSettings,
+    settings: Settings,
     outbox: Outbox,
     alive: Callable[[float], None] = lambda within_s: None,  # noqa: ARG005
     on_outcome: Callable[[Delivery, State, float], None] | None = None,
     claims: Claims | None = None,
 ) -> Sender:
     """Sends to the CRM."""
-    settings = SenderSettings(
+    crm = settings.crm
+    sending = SenderSettings(
         url=str(crm.url),
         concurrency=crm.concurrency,
         timeout_s=crm.timeout_s,
         ring_expires_s=crm.ring_expires_s,
         answer_expires_s=crm.answer_expires_s,
+        names_pbxes=settings.names_pbxes,
     )
-    return Sender(settings, outbox, on_outcome=on_outcome, alive=alive, claims=claims)
+    return Sender(sending, outbox, on_outcome=on_outcome, alive=alive, claims=claims)
 
 
 def claims(settings: Settings) -> AbstractAsyncContextManager[Claims | None]:

@@ -21,11 +21,18 @@ from tests.bench.rig import SETTLE_S, Crm, Rig, calls, daemon, rig, settings, si
 from tests.bench.rings import measured, play
 from tests.needs import lacking
 
+from crmbridge.calls.claims import Mine, of_callback
+from crmbridge.store.claims import Claims, open_claims
+
 PBXES = (1, 2, 5, 10, 20, 50)
 IDLE_S = 10.0
 RATE, CALLS = 50, 500
 """Calls a second, and how many, over all PBXes."""
 RATES = {10: 200, 50: 500}
+BRIDGES = (2, 8, 32)
+"""That claim at the same time."""
+AT_ONCE, EACH = 8, 100
+"""Callbacks that each of these has under way (`crm.concurrency`), and how many it sends one after another."""
 _USER = "CREATE DATABASE crm; CREATE USER bridge IDENTIFIED BY 'bench'; GRANT ALL ON crm.* TO bridge"
 _WARM = 50
 
@@ -70,6 +77,7 @@ def main_pair(report: Report) -> None:
         cluster.nodes[0].database.run(_USER)
         try:
             figures = asyncio.run(_pair(cluster))
+            claimed = {count: asyncio.run(_claimed(cluster, count)) for count in BRIDGES}
         except PartError as error:
             report.fail(f"pair: {error}")
             return
@@ -78,7 +86,11 @@ def main_pair(report: Report) -> None:
     for name, one in figures.items():
         table.add_row(name, *(f"{value:.2f}" for value in one.values()))
     report.show(table)
-    report.keep("pair", figures)
+    report.keep("pair", {"bridges": figures, "claims": claimed})
+    more = Table("bridges that claim at once", "claims a second", "write sets a second", title="The cluster alone")
+    for count, one in claimed.items():
+        more.add_row(str(count), *(f"{value:,.0f}" for value in one.values()))
+    report.show(more)
 
 
 async def _pair(cluster: galera.Cluster) -> dict[str, dict[str, float]]:
@@ -102,8 +114,7 @@ async def _on_one_pbx(
     folder: Path, cluster: galera.Cluster, bridges: Sequence[str]
 ) -> AsyncIterator[tuple[Rig, list[Rig]]]:
     """The first bridge's rig, and the others' beside it: all that is sent goes to all, and to one CRM."""
-    hosts = ",".join(f"127.0.0.1:{node.database.port}" for node in cluster.nodes)
-    store = f'url = "mysql+asyncmy://bridge:bench@{hosts}/crm"'
+    store = f'url = "{_url(cluster)}"'
     async with AsyncExitStack() as stack:
         pbxes = await stack.enter_async_context(simulated(1))
         crm = await stack.enter_async_context(Crm())
@@ -135,3 +146,37 @@ async def _until_listed(cluster: galera.Cluster) -> None:
         while (now := _commits(cluster)) != before:
             before = now
             await asyncio.sleep(2)
+
+
+def _url(cluster: galera.Cluster, first: int = 0) -> str:
+    """Its address, with this node's in front."""
+    nodes = cluster.nodes[first:] + cluster.nodes[:first]
+    hosts = ",".join(f"127.0.0.1:{node.database.port}" for node in nodes)
+    return f"mysql+asyncmy://bridge:bench@{hosts}/crm"
+
+
+async def _claimed(cluster: galera.Cluster, bridges: int) -> dict[str, float]:
+    """How many callbacks a second so many bridges, all in this process, claim and put down as told."""
+    async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+        everyone = []
+        for number in range(bridges):
+            url = _url(cluster, first=number % galera.NODES)
+            opening = open_claims(url, bridge=f"bridge-{number}", timeout_s=SETTLE_S, lease_s=SETTLE_S)
+            claims = await stack.enter_async_context(opening)
+            tasks.create_task(claims.run())
+            everyone.append(claims)
+        written, began = _commits(cluster), asyncio.get_running_loop().time()
+        work = [_claim(claims, f"{bridges}-{n}-{at}") for n, claims in enumerate(everyone) for at in range(AT_ONCE)]
+        await asyncio.gather(*work)
+        took_s = asyncio.get_running_loop().time() - began
+        for claims in everyone:
+            claims.stop()
+    return {"claims": bridges * AT_ONCE * EACH / took_s, "write_sets": (_commits(cluster) - written) / took_s}
+
+
+async def _claim(claims: Claims, name: str) -> None:
+    for number in range(EACH):
+        key = of_callback(("pbx", f"{name}-{number}", "777", "incomingCall"))
+        if not isinstance(await claims.take(key), Mine):
+            raise PartError("a claim was not had that nobody else wants")
+        claims.tell(key, "confirmed")

@@ -114,7 +114,10 @@ def _pbxes(one: Figures) -> str:
 def _pair(one: Figures) -> str:
     columns = ["", "ring: median ms", "99th percentile", "answer: median ms", "99th percentile"]
     columns += ["ms of processor a call", "commits a call"]
-    return _table(columns, ([name, *(f"{value:.2f}" for value in each.values())] for name, each in one.items()))
+    rows = ([name, *(f"{value:.2f}" for value in each.values())] for name, each in one["bridges"].items())
+    claims = ([count, *(f"{value:,.0f}" for value in each.values())] for count, each in one["claims"].items())
+    of_claims = ["bridges that claim at once", "claims a second", "write sets a second"]
+    return f"{_table(columns, rows)}\n\n{_table(of_claims, claims)}"
 
 
 def _table(columns: list[str], rows: Iterable[list[str]]) -> str:

@@ -169,10 +169,10 @@ async def broken_write(self, changes):
     async with self._database._engine.connect() as connection:
         await connection.execute(text("SELECT :number FROM nowhere"), {"number": str(changes[0].number)})
 
-async def broken_send(self, event):
+async def broken_send(self, event, allowed):
     if event.extension == "779":
         raise RuntimeError(f"what is {event.number}?")
-    return await send(self, event)
+    return await send(self, event, allowed)
 
 Tracker.handle, Clicks.take, CrmClient.send = broken_handle, broken_take, broken_send
 ClickStore.write = broken_write

@@ -158,6 +158,7 @@ async def test_the_same_ids_on_two_pbxes_are_two_calls_each_of_its_own_client(
         assert len({ring["linkedid"] for ring in rings}) == 1
         for event in ("ami.connected", "call.answered", "cdr.stored"):
             assert sorted(one["pbx"] for one in await bridge.logged(event)) == ["eilat", "haifa"], event
+        assert Counter(one["pbx"] for one in await bridge.logged("crm.confirmed")) == {"eilat": 2, "haifa": 2}
         lines = (await metrics(await bridge.port())).splitlines()
         _, everybodys = await ask(bridge, "/calls?number=033004799")
         assert len(everybodys["result"]) == 2

@@ -104,9 +104,10 @@ def judge(status: int, body: bytes, location: str | None = None) -> Verdict:
     return Verdict(Answer.RETRY, shown)
 
 
-def about(event: CallEvent) -> dict[str, str]:
+def about(event: CallEvent, *, names_pbx: bool) -> dict[str, str]:
     """What a line of the log says of it."""
-    return {
+    pbx = {"pbx": event.pbx} if names_pbx else {}
+    return pbx | {
         "linkedid": event.linkedid,
         "extension": event.extension,
         "number": event.number,

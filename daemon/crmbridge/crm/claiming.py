@@ -62,9 +62,11 @@ Request = Callable[[Callable[[], bool]], Awaitable[Outcome]]
 class Claiming:
     """Sends under claims."""
 
-    def __init__(self, claims: Claims, clock: Clock) -> None:
+    def __init__(self, claims: Claims, clock: Clock, *, names_pbx: bool = False) -> None:
+        """`names_pbx`: see `about`."""
         self._claims = claims
         self._clock = clock
+        self._names_pbx = names_pbx
 
     async def send(self, delivery: Delivery, request: Request, *, again: bool = False) -> Outcome | Told | Held:
         """Send it if it is ours; else, how it stands with the other bridge.
@@ -78,7 +80,7 @@ class Claiming:
             if isinstance(standing, Told | Held):
                 return standing
             if isinstance(standing, Mine) and standing.over:
-                log.warning("crm.taken_over", **about(delivery.event), bridge=standing.over)
+                log.warning("crm.taken_over", **about(delivery.event, names_pbx=self._names_pbx), bridge=standing.over)
             lease = _Lease(self._claims, key, standing, self._clock)
             doubtful = again and isinstance(standing, Without)
             try:

@@ -20,7 +20,7 @@ from typing import Protocol
 import structlog
 
 from crmbridge.calls.claims import Told
-from crmbridge.calls.events import Attempt, Delivery, State
+from crmbridge.calls.events import Attempt, CallEvent, Delivery, State
 from crmbridge.crm.callback import Answer, about, check_url
 from crmbridge.crm.claiming import Claiming, Claims, as_attempt, state_of
 from crmbridge.crm.client import DEAD_S, CrmClient, Outcome
@@ -79,6 +79,8 @@ class Settings:
     """How long a stop waits for what is under way."""
     ssl_context: ssl.SSLContext | None = None
     """None: the system's certificates."""
+    names_pbxes: bool = False
+    """Lines of the log say which PBX a callback is from."""
 
 
 @dataclass(slots=True)
@@ -126,7 +128,7 @@ class Sender:
         self._policy = Policy(settings.ring_expires_s, settings.answer_expires_s)
         self._outbox = outbox
         self._clock = clock or Clock()
-        self._claiming = Claiming(claims, self._clock) if claims is not None else None
+        self._claiming = Claiming(claims, self._clock, names_pbx=settings.names_pbxes) if claims is not None else None
         self._on_outcome = on_outcome
         self._alive = alive
         self._lanes = Lanes()
@@ -273,7 +275,7 @@ class Sender:
             await self._surely(self._told(entry, outcome))
         else:
             self._lanes.pause(entry, outcome.look_at)
-            log.debug("crm.held_by_peer", **about(entry.delivery.event), bridge=outcome.bridge)
+            log.debug("crm.held_by_peer", **self._about(entry.delivery.event), bridge=outcome.bridge)
 
     async def _surely(self, settling: Coroutine[None, None, None]) -> None:
         storing = asyncio.create_task(settling)
@@ -314,7 +316,7 @@ class Sender:
             self._lanes.pause(entry, now + pause)
         else:
             self._lanes.remove(entry)  # by hand, meanwhile
-            log.info("crm.dropped", **about(entry.delivery.event))
+            log.info("crm.dropped", **self._about(entry.delivery.event))
 
     async def _expire(self, entries: Sequence[Entry]) -> None:
         told = await self._claiming.told([entry.delivery for entry in entries]) if self._claiming else {}
@@ -335,7 +337,13 @@ class Sender:
             self._stats.last_confirmed_s = age_s
         say = log.info if state in {State.CONFIRMED, State.BY_PEER} else log.warning
         reason = {} if state is State.CONFIRMED else {"reason": attempt.outcome if attempt else "too old to be of use"}
-        say(f"crm.{state}", **about(entry.delivery.event), attempts=entry.attempts, ms=round(age_s * 1000), **reason)
+        say(
+            f"crm.{state}",
+            **self._about(entry.delivery.event),
+            attempts=entry.attempts,
+            ms=round(age_s * 1000),
+            **reason,
+        )
         if self._on_outcome:
             self._on_outcome(entry.delivery, state, age_s)
 
@@ -356,7 +364,7 @@ class Sender:
         if self._breaker.phase is Phase.OPEN:
             log.warning("crm.down", reason=attempt.outcome, waiting=len(self._lanes))
         elif entry.attempts == 1:
-            log.warning("crm.retrying", **about(entry.delivery.event), reason=attempt.outcome)
+            log.warning("crm.retrying", **self._about(entry.delivery.event), reason=attempt.outcome)
 
     async def _follow_outbox(self) -> None:
         # Ends with the stop and is not cancelled: it may be within the database.
@@ -378,11 +386,14 @@ class Sender:
             return
         for delivery_id in before - {delivery.id for delivery in queued}:
             if entry := self._lanes.remove_idle(delivery_id):
-                log.info("crm.dropped", **about(entry.delivery.event))
+                log.info("crm.dropped", **self._about(entry.delivery.event))
         known = self._lanes.ids()
         # What was settled while the outbox was read may still be queued in what was read.
         queued = [delivery for delivery in queued if delivery.id not in self._settled]
         for delivery in queued:
             if delivery.requeued_at is not None and delivery.id not in known:
-                log.info("crm.queued_again", **about(delivery.event))
+                log.info("crm.queued_again", **self._about(delivery.event))
         self.submit(queued)
+
+    def _about(self, event: CallEvent) -> dict[str, str]:
+        return about(event, names_pbx=self._settings.names_pbxes)
