@@ -36,7 +36,6 @@ LOOK_AGAIN_S = 0.2
 LISTED_WITHIN_S = 60.0
 PREFIXES = dict(zip(PBXES, ("037", "038"), strict=False))
 """Of callers' numbers, by the PBX that they call."""
-_NOT_OURS = ("store.disk_refuses",)
 
 
 @dataclass
@@ -136,7 +135,7 @@ async def _ending(site: Site, outcome: Outcome) -> AsyncIterator[AsyncExitStack]
     for host in site.hosts:
         if (code := host.now.process.returncode) != 0:
             outcome.wrong.append(f"{host.machine} ended with {code}")
-        outcome.wrong += [f"{host.machine}: {one}" for one in left_behind(host.lines, _NOT_OURS)]
+        outcome.wrong += [f"{host.machine}: {one}" for one in left_behind(host.lines)]
 
 
 @asynccontextmanager
