@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find daemon tests/traces -type f -not -path '*/__pycache__/*' -not -path '*.egg-info/*' 2>/dev/null) setup.cfg setup.py
 TESTS ?= tests
 
-.PHONY: venv run test check unit bench fuzz record faults lock format diagram
+.PHONY: venv run test check unit bench fuzz record faults faults-cluster lock format diagram
 .DELETE_ON_ERROR:
 
 # pip is told nothing about where packages come from: the machine's own pip settings decide.
@@ -69,6 +69,11 @@ record: venv
 # Every fault that a PBX's host meets, done to a live bridge; a table for each (root): make faults ARGS='--only ami --seed 3'
 faults: venv
 	$(BIN)/python -m tests.asterisk.faults $(ARGS)
+
+# A whole site under calls (two bridges, two PBXes, three database nodes, each a machine of its own), and whatever can
+# happen to it; a table (root, a quarter of an hour): make faults-cluster ARGS='--faults 10 --seed 3'
+faults-cluster: venv
+	$(BIN)/python -m tests.asterisk.cluster $(ARGS)
 
 # Draws docs/tracker.md's diagram anew from the table in calls/phases.py.
 diagram: venv

@@ -97,6 +97,7 @@ _NEEDS: dict[str, Callable[[], str | None]] = {
     "mariadb": lambda: _programs("mariadbd", "mariadb-install-db", "mariadb", "setpriv"),
     "mounts": _mounts,
     "galera": _galera,
+    "keepalived": lambda: _programs("keepalived"),
     "openssl": lambda: _programs("openssl"),
     "namespaces": lambda: _namespaces() or _programs("ip", "nsenter", "setpriv"),
     "promtool": lambda: _programs("promtool"),
@@ -104,5 +105,6 @@ _NEEDS: dict[str, Callable[[], str | None]] = {
     "php-mysqli": lambda: _programs("php") or _php_module("mysqli"),
     "shellcheck": lambda: _programs("shellcheck"),
     "sipp": lambda: _programs("sipp"),
+    "switch": lambda: _namespaces() or _programs("ip", "nft", "nsenter", "setpriv"),
     "systemd": _systemd,
 }

@@ -76,6 +76,19 @@ def test_the_judge_of_faults(requests: list[Request], broken: list[str], twice: 
     assert report.twice == twice
 
 
+@pytest.mark.parametrize(("key", "until", "broken"), [("a", 5.0, []), ("x", 5.0, ["doubled"]), ("a", 0.9, ["doubled"])])
+def test_where_bridges_could_not_agree_what_comes_again_has_the_same_key(
+    key: str, until: float, broken: list[str]
+) -> None:
+    """And a ring may come again after the answer, as each bridge has an order of its own."""
+    requests = [told(RING, "a", 1), told(ANSWER, "b", 2), told(RING, key, 2.5)]
+    report = judge([CALL], SIGHT, requests, unclaimed=[(0.5, until)])
+    found = [one.partition(":")[0] for one in report.broken]
+    assert [one for one in found if one != "out of order"] == broken
+    assert ("out of order" in found) == (until < 1)
+    assert report.twice == (not broken)
+
+
 def test_what_went_on_only_while_the_bridge_saw_nothing_need_not_be_told() -> None:
     short = Call("1", ringing=(10.1, 10.5), talking=(10.5, 10.9))
     assert judge([short], SIGHT, []).must == 0

@@ -37,6 +37,8 @@ class GivenOut:
     asked: list[str] = field(default_factory=list)
     put_down: list[tuple[str, str]] = field(default_factory=list)
     renewals: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
+    after_a_look: list[Standing] = field(default_factory=list)
+    """What there is in place of the answers as soon as it is looked whether claims can be had."""
     known: dict[str, Told] = field(default_factory=dict)
 
     async def take(self, key: str) -> Standing:
@@ -49,6 +51,9 @@ class GivenOut:
 
     async def told(self, keys: Sequence[str]) -> dict[str, Told]:
         return {key: self.known[key] for key in keys if key in self.known}
+
+    async def look_again(self) -> None:
+        self.answers = deque(self.after_a_look)
 
     def tell(self, key: str, how: str) -> None:
         self.put_down.append((key, how))
@@ -160,6 +165,25 @@ async def test_without_the_database_it_is_sent_all_the_same(tmp_path: Path, crm:
         b.sender.submit(await b.outbox.add([ring()]))
         await b.settled(1)
     assert claims.put_down == [(RING, "confirmed")], "for who comes later"
+
+
+@pytest.mark.parametrize(
+    ("found", "state", "requests"),
+    [([Told("two", "confirmed", by_us=False)], State.BY_PEER, 1), ([Without()], State.CONFIRMED, 2)],
+)
+async def test_what_is_tried_again_without_the_database_is_looked_for_once_the_crm_is_there(
+    tmp_path: Path, crm: Receiver, found: list[Standing], state: State, requests: int
+) -> None:
+    """One cut took both away, and with it the CRM's first answer; the other bridge has told it since."""
+    claims = GivenOut(deque([Mine(LATER), *[Without()] * 9]), after_a_look=found)
+    crm.script(Reply(status=500))
+    async with bench(tmp_path, await crm.start(), claims) as b:
+        b.sender.submit(await b.outbox.add([ring()]))
+        await b.clock.until(lambda: b.sender.stats().failures == 1 and b.sender.stats().under_way == 0)
+        await b.clock.turn(1)
+        await b.settled(1)
+    assert b.final == [state]
+    assert len(crm.received) == requests
 
 
 async def test_what_was_taken_over_says_from_whom(tmp_path: Path, crm: Receiver) -> None:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import pytest
+from asyncmy.errors import OperationalError
 from structlog.testing import capture_logs
 from tests.asterisk.lab import mariadb
 from tests.integration.conftest import Fresh
@@ -18,8 +19,12 @@ from tests.integration.test_call_list_mariadb import stopped
 from crmbridge.calls.claims import PLACED, Held, Mine, Standing, Told, Without, judge_click, of_callback, of_click
 from crmbridge.calls.dialing import Click, Code, Result
 from crmbridge.click_claims import ClickClaims
+from crmbridge.store import claims_sql as sql
 from crmbridge.store.claims import Claims, open_claims, try_out
+from crmbridge.store.engine import parsed
+from crmbridge.store.quick import Quick
 from crmbridge.store.schema import StoreError
+from crmbridge.store.servers import Servers, listed
 
 pytestmark = pytest.mark.needs("mariadb")
 
@@ -229,6 +234,29 @@ async def test_a_database_that_hangs_holds_nothing_up_for_longer_than_is_set(fre
     assert back["log_level"] == "warning"
 
 
+async def test_a_way_that_forgets_that_time_is_over_is_left_all_the_same() -> None:
+    """As Python 3.11's wait_for does where a server refuses just then; else nobody is answered until it is back."""
+    forgotten = 0
+
+    async def refused(**how: object) -> None:
+        nonlocal forgotten
+        try:
+            await asyncio.sleep(0.15)
+        except asyncio.CancelledError:
+            forgotten += 1
+            if forgotten > 1:
+                raise
+        raise OperationalError(2003, f"can't connect to {how['host']}")
+
+    address = parsed("mysql+asyncmy://root@127.0.0.1:1,127.0.0.1:2/none")
+    database = Quick(address, 0.2)
+    database._servers = Servers(listed(address), refused)
+    async with asyncio.timeout(LIMIT_S):
+        with pytest.raises(OperationalError, match="can't connect"):
+            await database.do(sql.is_up_to_date)
+    assert forgotten == 1
+
+
 async def test_a_bridge_that_was_frozen_does_not_take_that_for_the_databases_silence(fresh: Fresh) -> None:
     """Else it would send, when it goes on, what the other one has told meanwhile."""
     (key,) = keys(1)
@@ -253,6 +281,14 @@ async def test_a_database_that_is_away_at_the_start_is_found_later() -> None:
             server.run("CREATE DATABASE later")
             await until(lambda: one.trouble is None)
             assert isinstance(await one.take(keys(1)[0]), Mine)
+
+
+async def test_a_database_that_is_back_is_found_by_who_asks_first(fresh: Fresh) -> None:
+    """A bridge that was cut off is told at the same instant what the other one has told meanwhile."""
+    async with bridge(fresh.url) as one:
+        one._lost(OSError("cut"))
+        assert [type(each) for each in await all_of(one, keys(3))] == [Mine] * 3
+        assert (one.trouble, one.counts["without"]) == (None, 0)
 
 
 async def test_bridges_that_start_at_the_same_time_on_an_empty_database_all_have_claims(fresh: Fresh) -> None:

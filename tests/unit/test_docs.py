@@ -87,6 +87,14 @@ def test_the_example_of_several_pbxes_is_valid_and_has_what_is_theirs_alone() ->
     assert set(one["dialer"]) == set(OwnDialerSettings.model_fields)
 
 
+def test_the_two_bridges_of_the_page_on_scale_have_the_same_settings_but_for_their_names() -> None:
+    bridges = [tomllib.loads((ROOT / "docs" / "scale" / f"bridge-{number}.toml").read_text()) for number in (1, 2)]
+    for bridge in bridges:
+        parse(bridge, source="docs/scale")
+    assert [bridge["claims"].pop("bridge") for bridge in bridges] == ["bridge-1", "bridge-2"]
+    assert bridges[0] == bridges[1]
+
+
 def test_the_page_names_every_key() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     models: list[type[BaseModel]] = [*SECTIONS.values(), OnePbxSettings, ClientSettings]

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import structlog
 
-from crmbridge.calls.claims import Held, Mine, Standing, Told, of_callback
+from crmbridge.calls.claims import Held, Mine, Standing, Told, Without, of_callback
 from crmbridge.calls.events import Attempt, Delivery, State
 from crmbridge.crm.callback import Answer, about
 from crmbridge.crm.client import NotAllowedError, Outcome
@@ -43,6 +43,9 @@ class Claims(Protocol):
     async def told(self, keys: Sequence[str]) -> dict[str, Told]:
         """Which of these are told, as far as can be found out."""
 
+    async def look_again(self) -> None:
+        """Find out anew whether claims can be had, where they could not. Never waits for long."""
+
     def tell(self, key: str, how: str) -> None:
         """The CRM has ended the matter. Returns at once."""
 
@@ -65,8 +68,12 @@ class Claiming:
         self._clock = clock
         self._names_pbx = names_pbx
 
-    async def send(self, delivery: Delivery, request: Request) -> Outcome | Told | Held:
-        """Send it if it is ours; else, how it stands with the other bridge."""
+    async def send(self, delivery: Delivery, request: Request, *, again: bool = False) -> Outcome | Told | Held:
+        """Send it if it is ours; else, how it stands with the other bridge.
+
+        `again`: it was tried before. Where no claim can be had, one cut may have taken both CRM and database away; once
+        there is a connection to the CRM it is mended, and what the other bridge has told meanwhile can be known.
+        """
         key = _key(delivery)
         while True:
             standing = await self._claims.take(key)
@@ -75,9 +82,13 @@ class Claiming:
             if isinstance(standing, Mine) and standing.over:
                 log.warning("crm.taken_over", **about(delivery.event, names_pbx=self._names_pbx), bridge=standing.over)
             lease = _Lease(self._claims, key, standing, self._clock)
+            doubtful = again and isinstance(standing, Without)
             try:
-                outcome = await request(lease.holds)
+                outcome = await request((lambda: False) if doubtful else lease.holds)
             except NotAllowedError:
+                if doubtful:
+                    await self._claims.look_again()
+                    again = False
                 continue  # we were stopped, or the connection took long
             except BaseException:
                 self._claims.let_go(key)

@@ -257,7 +257,9 @@ class Sender:
             return await client.send(entry.delivery.event, allowed)
 
         try:
-            outcome = await (self._claiming.send(entry.delivery, request) if self._claiming else request())
+            outcome = await (
+                self._claiming.send(entry.delivery, request, again=entry.attempts > 0) if self._claiming else request()
+            )
         except asyncio.CancelledError:
             self._breaker = self._breaker.abandoned(entry.delivery.id)
             raise

@@ -1,8 +1,8 @@
 """Claims on callbacks and clicks, in the database that several bridges share: who asks waits for no more than a moment.
 
 What is asked for while the database is at work goes into its next transaction together. Where it does not answer in
-time (see quick.py) it is taken for unreachable: whoever asks is told at once to go on without a claim, until a look in
-the background finds it again. What was told meanwhile is then put down, so that a bridge that comes later knows.
+time (see quick.py) it is taken for unreachable: whoever asks is told to go on without a claim, until a look finds it
+again. What was told meanwhile is then put down, so that a bridge that comes later knows.
 
 What a claim means is calls/claims.py's, the statements claims_sql.py's. It must not know what is sent, nor to whom.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +35,10 @@ log = structlog.get_logger("crmbridge.claims")
 
 PROBE_S = 1.0
 """How often we look whether it is back."""
+AGAIN = 4
+"""The part of claims.timeout_s that who asks waits for a look, where the database was away."""
+JUST_NOW_S = 0.1
+"""A look that has ended so shortly before needs no other."""
 BEAT_S = 5.0
 """How often a bridge says that it lives: so it finds out, too, that the database is away before a callback has to."""
 STEP = 200
@@ -109,11 +113,12 @@ class Claims:
         self._asks: deque[_Ask] = deque()
         self._told: dict[str, str] = {}
         self._let_go: dict[str, None] = {}
-        self._wake, self._stop = asyncio.Event(), asyncio.Event()
+        self._wake, self._stop, self._look_now = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._await_look: list[asyncio.Future[None]] = []
         self._trouble: str | None = "it was not asked yet"
         self._away_since = time.monotonic()
         self._without = 0
-        self._answered_at = self._beats_at = 0.0
+        self._answered_at = self._beats_at = self._looked_at = 0.0
         self._has_beaten = False
 
     @property
@@ -151,12 +156,34 @@ class Claims:
 
     async def _asked(self, key: str, judge: Judge) -> Standing:
         if self._trouble is not None:
+            await self._glance()
+        if self._trouble is not None:
             return Without()
         self._let_go.pop(key, None)
         ask = _Ask(key, judge, time.monotonic(), asyncio.get_running_loop().create_future())
         self._asks.append(ask)
         self._wake.set()
         return await ask.answer
+
+    async def look_again(self) -> None:
+        """Where the database is away: wait for a look that begins now, which takes no longer than a claim may."""
+        if self._trouble is not None and not self._stop.is_set():
+            looked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._await_look.append(looked)
+            self._look_now.set()
+            await looked
+
+    async def _glance(self) -> None:
+        """The database was away: it may be back, and nobody has noticed yet.
+
+        A bridge that was cut off has everything back at the same instant, and gets first what the PBXes said meanwhile,
+        which the other bridge has told.
+        """
+        if time.monotonic() - self._looked_at < JUST_NOW_S:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._database.timeout_s / AGAIN):
+                await self.look_again()
 
     def tell(self, key: str, how: str) -> None:
         """The matter is at an end. Returns at once; it is put down as soon as the database can be reached."""
@@ -182,6 +209,7 @@ class Claims:
         """Ask `run` to end once it has put down what it can."""
         self._stop.set()
         self._wake.set()
+        self._look_now.set()
 
     def close(self) -> None:
         """Close the connection."""
@@ -195,8 +223,13 @@ class Claims:
                 await self._pause(self._wake, self._beats_at - time.monotonic())
                 await self._serve()
             else:
-                await self._pause(self._stop, PROBE_S)
+                await self._pause(self._look_now, PROBE_S)
+                self._look_now.clear()
+                waiting, self._await_look = self._await_look, []  # who comes later wants one that begins later
                 await self._look()
+                self._looked_at = time.monotonic()
+                _done(waiting if self._trouble else waiting + self._await_look)
+        _done(self._await_look)
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_S):
                 while self._trouble is None and (self._asks or self._told or self._let_go):
@@ -335,3 +368,9 @@ class Claims:
             ask = self._asks.popleft()
             if not ask.answer.done():
                 ask.answer.set_result(Without())
+
+
+def _done(waiting: Iterable[asyncio.Future[None]]) -> None:
+    for one in waiting:
+        if not one.done():
+            one.set_result(None)

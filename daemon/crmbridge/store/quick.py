@@ -79,7 +79,7 @@ class Quick:
             until = time.monotonic() + left_s
             try:
                 async with asyncio.timeout(left_s):
-                    return await self._tries(work, failed)
+                    return await self._tries(work, failed, until)
             except TimeoutError as over:
                 self._leave()
                 if time.monotonic() > until + self._each_s:
@@ -119,8 +119,10 @@ class Quick:
         silent = f"does not answer within {self.timeout_s:g} s"
         return f"{self.name} {mysql.explain(error) or (silent if isinstance(error, TimeoutError) else error)}"
 
-    async def _tries(self, work: Work[T], failed: list[Exception]) -> T:
+    async def _tries(self, work: Work[T], failed: list[Exception], until: float) -> T:
         for pause_s in _pauses_s():
+            if time.monotonic() > until:
+                raise TimeoutError  # and nobody says so: see servers.py on what asyncmy forgets
             try:
                 connection = await self._connected()
                 async with asyncio.timeout(self._each_s):

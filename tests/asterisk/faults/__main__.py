@@ -11,10 +11,8 @@ import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any
 
-from rich.console import Console
-from rich.table import Table
 from tests.asterisk.faults.crm import misbehaviours
 from tests.asterisk.faults.crm_cases import CASES, CLOCK_CASES, DISK_CASES
 from tests.asterisk.faults.cuts import cuts
@@ -23,6 +21,7 @@ from tests.asterisk.faults.databases import databases
 from tests.asterisk.faults.kills import kills
 from tests.asterisk.faults.restarts import restarts
 from tests.asterisk.faults.set_clock import library
+from tests.asterisk.faults.shown import Result, a_console, show
 from tests.asterisk.faults.small_disk import small_disk
 from tests.asterisk.faults.surroundings import Place, certificates
 from tests.asterisk.lab import pbx as lab_pbx
@@ -30,19 +29,8 @@ from tests.asterisk.lab.network import Network
 from tests.asterisk.lab.pbx import Pbx
 from tests.asterisk.lab.rootfs import RECIPES, root_filesystem
 
-WIDTH = 200
-MOST_SHOWN = 20
 SHORT_S, FULL_S = 10.0, 120.0
 """Of a fault of the database."""
-
-
-class Result(Protocol):
-    """What each part gives."""
-
-    @property
-    def broken(self) -> list[str]: ...
-
-    def rows(self) -> list[dict[str, object]]: ...
 
 
 Part = Callable[[Pbx, Path, argparse.Namespace], Coroutine[Any, Any, Result]]
@@ -150,20 +138,11 @@ def _live(chosen: argparse.Namespace, say: Callable[[str, Result], None]) -> Non
 
 def main() -> int:
     chosen = _arguments()
-    console = Console(width=None if sys.stdout.isatty() else WIDTH, soft_wrap=True)
+    console = a_console()
     broken: list[str] = []
 
     def say(title: str, result: Result) -> None:
-        table = Table(*result.rows()[0], title=title, title_justify="left", show_edge=False)
-        for row in result.rows():
-            table.add_row(*map(str, row.values()))
-        console.print(table)
-        for note in getattr(result, "notes", list)():
-            console.print(note, highlight=False)
-        for one in result.broken[:MOST_SHOWN]:
-            console.print(f"BROKEN {one}", markup=False, highlight=False)
-        if len(result.broken) > MOST_SHOWN:
-            console.print(f"BROKEN and {len(result.broken) - MOST_SHOWN} more")
+        show(console, title, result)
         broken.extend(result.broken)
 
     _live(chosen, say)

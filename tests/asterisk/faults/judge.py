@@ -100,11 +100,13 @@ class Report:
     untrue: list[str] = field(default_factory=list)
     """Told, and not so."""
     twice: int = 0
-    """Told again after a kill, with the same key."""
+    """Told again after a kill, or while no bridge could know what the other does, with the same key."""
     doubled: list[str] = field(default_factory=list)
     """Told again for no such reason, or with another key."""
     disordered: list[str] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
+    late_s: float = LATE_S
+    """What was told later than this is late."""
     delays: list[float] = field(default_factory=list)
     """Seconds from when the bridge could see it to the request that the CRM took."""
 
@@ -142,15 +144,19 @@ def judge(
     requests: Sequence[Request],
     *,
     killed: Sequence[float] = (),
+    unclaimed: Sequence[Interval] = (),
     excused: Collection[Fact] = (),
     due: Callable[[float], float] = lambda seen: seen,
+    late_s: float = LATE_S,
 ) -> Report:
-    """Judge one bridge's run.
+    """Judge the run of one bridge, or of several as one: then `sight` is what any of them could see.
 
-    `killed`: when it was killed. `excused`: facts that the CRM refused, or that became too old. `due`: when the CRM
-    would take what was seen then.
+    `killed`: when one was killed, or lost its line to the CRM. `unclaimed`: when they could not agree which of them
+    tells. `excused`: facts that the CRM refused, or that became too old. `due`: when the CRM would take what was seen
+    then.
     """
-    report = Report(calls=len(calls))
+    report = Report(calls=len(calls), late_s=late_s)
+    again_is_right = [*((end - IN_FLIGHT_S, end) for end in killed), *unclaimed]
     by_fact: defaultdict[Fact, list[Request]] = defaultdict(list)
     for request in sorted(requests, key=lambda request: request.at):
         by_fact[request.number, request.operation].append(request)
@@ -158,13 +164,13 @@ def judge(
     for call in calls:
         for fact, interval in call.facts():
             _judge_fact(report, fact, sight.since(interval), by_fact.get(fact, []), fact in excused, due)
-        _judge_order(report, call.number, by_fact)
+        _judge_order(report, call.number, by_fact, unclaimed)
     real = {fact for call in calls for fact, _ in call.facts()}
     report.untrue = [
         f"untrue: {operation} of {number}" for number, operation in by_fact if (number, operation) not in real
     ]
     for fact, same in by_fact.items():
-        _judge_doubled(report, fact, same, killed)
+        _judge_doubled(report, fact, same, again_is_right)
     return report
 
 
@@ -182,24 +188,34 @@ def _judge_fact(
         return
     delay = max(0.0, accepted[0] - due(seen))
     report.delays.append(delay)
-    if delay > LATE_S:
+    if delay > report.late_s:
         report.late.append(
             f"late: {fact[1]} of {fact[0]}, {delay:.2f} s after it could be seen and told, at {seen:.3f}"
         )
 
 
-def _judge_order(report: Report, number: str, by_fact: dict[Fact, list[Request]]) -> None:
+def _judge_order(
+    report: Report, number: str, by_fact: dict[Fact, list[Request]], unclaimed: Sequence[Interval]
+) -> None:
+    """By each bridge's own order, where each tells all: a ring that comes again then may come after the answer."""
     rings, answers = by_fact.get((number, RING)), by_fact.get((number, ANSWER))
+    if rings and _within(rings[0].at, unclaimed):
+        rings = rings[:1]
     if rings and answers and rings[-1].at > answers[0].at:
         report.disordered.append(f"out of order: ring of {number} at {rings[-1].at:.3f}, answer at {answers[0].at:.3f}")
 
 
-def _judge_doubled(report: Report, fact: Fact, same: list[Request], killed: Sequence[float]) -> None:
+def _judge_doubled(report: Report, fact: Fact, same: list[Request], again_is_right: Sequence[Interval]) -> None:
     first = next((index for index, one in enumerate(same) if one.accepted), len(same))
     again = same[first + 1 :]
     one_key = len({one.key for one in same}) == 1
-    in_flight = all(any(0 <= end - one.at <= IN_FLIGHT_S for end in killed) for one in same[first:-1])
-    if again and one_key and in_flight:
+    right = all(_within(one.at, again_is_right) for one in same[first:-1])
+    if again and one_key and right:
         report.twice += len(again)
     elif again or not one_key:
-        report.doubled.append(f"doubled: {fact[1]} of {fact[0]}, {len(same)} times, one key: {one_key}")
+        instants = ", ".join(f"{one.at:.3f}" for one in same)
+        report.doubled.append(f"doubled: {fact[1]} of {fact[0]}, {len(same)} times ({instants}), one key: {one_key}")
+
+
+def _within(at: float, intervals: Sequence[Interval]) -> bool:
+    return any(start <= at <= end for start, end in intervals)

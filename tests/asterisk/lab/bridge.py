@@ -100,8 +100,8 @@ async def bridge(
 
 
 @asynccontextmanager
-async def started(command: list[str], env: Mapping[str, str] | None = None) -> AsyncIterator[Bridge]:
-    """The bridge that this command runs, connected and listening; ended as systemd would."""
+async def started(command: list[str], env: Mapping[str, str] | None = None, *, pbxes: int = 1) -> AsyncIterator[Bridge]:
+    """The bridge that this command runs, connected with so many PBXes and listening; ended as systemd would."""
     process = await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.DEVNULL,
@@ -111,7 +111,7 @@ async def started(command: list[str], env: Mapping[str, str] | None = None) -> A
     running = Bridge(process)
     reading = asyncio.create_task(running.read())
     try:
-        await running.logged("ami.connected")
+        await running.logged("ami.connected", times=pbxes)
         await running.logged("http.listening")
         yield running
     finally:

@@ -93,12 +93,13 @@ class CdrTable:
         self.database.run(f"DELETE FROM {self.name}.cdr")
 
 
-def attached(pbx: Pbx, database: Database, *, strict: bool = False) -> CdrTable:
+def attached(pbx: Pbx, database: Database, *, strict: bool = False, name: str | None = None) -> CdrTable:
     """Have a running Asterisk write its records into a new table of the server. Raises CalledProcessError.
 
-    `strict`: the server refuses values that it can't store as they are, as MariaDB does by default.
+    `name`: of the database; one of its own where several share the server. `strict`: the server refuses values that it
+    can't store as they are, as MariaDB does by default.
     """
-    name = f"asteriskcdrdb_{pbx.pid}"
+    name = name or f"asteriskcdrdb_{pbx.pid}"
     database.run(f"CREATE DATABASE {name}; {TABLE.format(name=name)}")
     pbx.configure("../odbc.ini", _ODBC.format(name=name, socket=_SOCKET, mode=STRICT if strict else LENIENT))
     pbx.configure("res_odbc.conf", _RES_ODBC)

@@ -46,13 +46,16 @@ class Server:
         folder: Path,
         network: Network | None = None,
         *,
+        host: str = "127.0.0.1",
         port: int | None = None,
         options: Sequence[str] = (),
+        settings: Path | None = None,
         like: Path | None = None,
     ) -> None:
         """As `running` has it; `folder` is for its data, and its path not longer than a socket's may be.
 
-        `like`: begin with a copy of the data of a server that does not run.
+        `settings`: a file as an administrator would write it. `like`: begin with a copy of the data of a server that
+        does not run.
         """
         self._folder = folder
         # A server that starts deletes what others that are at work have in a temporary folder that they share.
@@ -62,10 +65,11 @@ class Server:
             _install(ours)
         else:
             shutil.copytree(like, folder / "data")
-        self.database = Database("127.0.0.1", port or (3307 if network else free_port()), folder / "socket")
-        command = ["mariadbd", "--no-defaults", f"--socket={self.database.socket}", *ours]
+        self.database = Database(host, port or (3307 if network else free_port()), folder / "socket")
+        command = ["mariadbd", f"--defaults-file={settings}" if settings else "--no-defaults"]
+        command += [f"--socket={self.database.socket}", *ours]
         command += [f"--port={self.database.port}", f"--bind-address={self.database.host}"]
-        command += ["--innodb-flush-log-at-trx-commit=0", *options]
+        command += [*([] if settings else ["--innodb-flush-log-at-trx-commit=0"]), *options]
         self._command = network.command(*command) if network else ["setpriv", "--pdeathsig", "KILL", "--", *command]
         self._stack = ExitStack()
 
@@ -91,11 +95,13 @@ class Server:
 
 
 @contextmanager
-def server(network: Network | None = None, *, port: int | None = None, options: Sequence[str] = ()) -> Iterator[Server]:
+def server(
+    network: Network | None = None, *, host: str = "127.0.0.1", port: int | None = None, options: Sequence[str] = ()
+) -> Iterator[Server]:
     """A server that runs, in a folder of its own; see `running`."""
     # Not the test's own temporary folder: the path of a socket may be 107 bytes long.
     with tempfile.TemporaryDirectory(prefix="crmbridge-db.", ignore_cleanup_errors=True) as folder:
-        one = Server(Path(folder), network, port=port, options=options)
+        one = Server(Path(folder), network, host=host, port=port, options=options)
         one.start()
         try:
             yield one
@@ -105,14 +111,14 @@ def server(network: Network | None = None, *, port: int | None = None, options: 
 
 @contextmanager
 def running(
-    network: Network | None = None, *, port: int | None = None, options: Sequence[str] = ()
+    network: Network | None = None, *, host: str = "127.0.0.1", port: int | None = None, options: Sequence[str] = ()
 ) -> Iterator[Database]:
-    """A server on 127.0.0.1, in a network of the lab or (None, any user) in this process's own.
+    """A server in a network of the lab or (None, any user) in this process's own.
 
-    `port`: 3307 in a network, one that is free in this process's own, where nothing else is said. `options`: more of
-    the server's. Raises DatabaseError.
+    `host`: the address it listens on. `port`: 3307 in a network, one that is free in this process's own, where nothing
+    else is said. `options`: more of the server's. Raises DatabaseError.
     """
-    with server(network, port=port, options=options) as one:
+    with server(network, host=host, port=port, options=options) as one:
         yield one.database
 
 

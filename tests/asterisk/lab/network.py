@@ -35,10 +35,14 @@ class Network:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         os.close(self._fd)
 
+    @property
+    def path(self) -> str:
+        """The namespace as a file, while this process lives."""
+        return f"/proc/{os.getpid()}/fd/{self._fd}"
+
     def command(self, *command: str) -> list[str]:
         """The command line that runs `command` inside, and ends it when this process ends."""
-        inside = f"--net=/proc/{os.getpid()}/fd/{self._fd}"
-        return ["setpriv", "--pdeathsig", "KILL", "--", "nsenter", inside, "--", *command]
+        return ["setpriv", "--pdeathsig", "KILL", "--", "nsenter", f"--net={self.path}", "--", *command]
 
     def run(self, *command: str, timeout_s: float = 30) -> str:
         """Run a command inside to its end; its output. Raises CalledProcessError, TimeoutExpired."""
