@@ -75,25 +75,18 @@ def test_there_are_recorded_calls() -> None:
 
 @pytest.mark.parametrize("name", sorted(traces()))
 def test_recorded_call(name: str) -> None:
+    """One test for all ways to read it: a thousand tests more would take as long as what they try."""
     trace = traces()[name]
     tracker = tracker_for(trace)
-    result = told(run(tracker, frames(trace.raw)))
-    assert trace.right(result), f"{trace.scenario}: told {result}"
-    assert len(tracker) == 0, "channels are left over after the call"
-    assert tracker.calls == 0
-
-
-@pytest.mark.parametrize("name", sorted(traces()))
-def test_recorded_call_read_otherwise(name: str) -> None:
-    """One test for all ways: a thousand tests more would take as long as what they try."""
-    trace = traces()[name]
     events = frames(trace.raw)
     results = {
+        "as it came": told(run(tracker, events)),
         "every event twice": told(run(tracker_for(trace), [frame for frame in events for _ in range(2)])),
         "no trunk configured": told(run(tracker_for(trace, trunks=False), events)),
         "in random pieces": told(_in_pieces(trace, Random(name))),
     }
-    assert {how: result for how, result in results.items() if not trace.right(result)} == {}
+    assert {how: result for how, result in results.items() if not trace.right(result)} == {}, trace.scenario
+    assert (len(tracker), tracker.calls) == (0, 0), "channels are left over after the call"
     # In the middle, at one event; `tests/integration/test_tracker_attached.py` takes every one.
     random = Random(name)
     check_attached(trace, lambda events: [random.randrange(events)], stale=random.choice((0, 3)))
