@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from tests.asterisk.lab.network import Network
 NODES = 3
 PROVIDER = Path("/usr/lib/galera/libgalera_smm.so")
 SETTINGS = Path(__file__).parents[3] / "docs" / "scale" / "galera.cnf"
+_IN_STEP = "SET SESSION wsrep_sync_wait = 1; SELECT count(*) FROM mysql.global_priv"
 _SCRIPT = """#!/bin/sh
 # As mariadbd runs it: a joiner says where it can be reached and, once the donor has been there, how far it had come.
 while [ $# -gt 0 ]; do
@@ -84,8 +85,10 @@ class Node(Server):
         """Ask until it takes part in the cluster. Raises DatabaseError."""
         until_s = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < until_s:
-            if "Synced" in self.database.run("SHOW STATUS LIKE 'wsrep_local_state_comment'"):
-                return
+            # One that was frozen believes so until it hears that it was given up: the others have to answer, too.
+            with suppress(subprocess.CalledProcessError):
+                if "Synced" in self.database.run(f"{_IN_STEP}; SHOW STATUS LIKE 'wsrep_local_state_comment'"):
+                    return
         raise DatabaseError("a node does not come into sync with its cluster")
 
     def progress(self) -> int:
