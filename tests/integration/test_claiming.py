@@ -35,14 +35,16 @@ class GivenOut:
     answers: deque[Standing] = field(default_factory=deque)
     lease_s: float = 2.0
     asked: list[str] = field(default_factory=list)
+    patient: list[bool] = field(default_factory=list)
     put_down: list[tuple[str, str]] = field(default_factory=list)
     renewals: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
     after_a_look: list[Standing] = field(default_factory=list)
     """What there is in place of the answers as soon as it is looked whether claims can be had."""
     known: dict[str, Told] = field(default_factory=dict)
 
-    async def take(self, key: str) -> Standing:
+    async def take(self, key: str, *, patient: bool = True) -> Standing:
         self.asked.append(key)
+        self.patient.append(patient)
         return self.answers.popleft() if self.answers else Mine(LATER)
 
     async def renew(self, key: str) -> Standing:
@@ -184,6 +186,7 @@ async def test_what_is_tried_again_without_the_database_is_looked_for_once_the_c
         await b.settled(1)
     assert b.final == [state]
     assert len(crm.received) == requests
+    assert claims.patient[:2] == [True, False], "it waits for that look, and for none before"
 
 
 async def test_what_was_taken_over_says_from_whom(tmp_path: Path, crm: Receiver) -> None:

@@ -283,6 +283,21 @@ async def test_a_database_that_is_away_at_the_start_is_found_later() -> None:
             assert isinstance(await one.take(keys(1)[0]), Mine)
 
 
+async def test_a_database_that_says_nothing_does_not_hold_up_callback_after_callback(fresh: Fresh) -> None:
+    """Each that waits keeps others waiting: with many calls rings would expire for it."""
+    held, *others = keys(20)
+    async with bridge(fresh.url, timeout_s=0.5) as one:
+        assert isinstance(await one.take(held), Mine)
+        with stopped(fresh.server):
+            async with asyncio.timeout(LIMIT_S):
+                assert await one.take(held) == Without()
+                assert await one.take(held) == Without(), "after a look of its own"
+            waited = [asyncio.create_task(one.take(key)) for key in others]
+            await asyncio.sleep(0)
+            assert all(each.done() for each in waited)
+            assert {each.result() for each in waited} == {Without()}
+
+
 async def test_a_database_that_is_back_is_found_by_who_asks_first(fresh: Fresh) -> None:
     """A bridge that was cut off is told at the same instant what the other one has told meanwhile."""
     async with bridge(fresh.url) as one:

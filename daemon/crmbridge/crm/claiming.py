@@ -34,8 +34,8 @@ class Claims(Protocol):
     def lease_s(self) -> float:
         """How long a claim holds that is not renewed."""
 
-    async def take(self, key: str) -> Standing:
-        """Claim this. Never waits for long."""
+    async def take(self, key: str, *, patient: bool = True) -> Standing:
+        """Claim this. Never waits for long; not at all where no claims can be had and it is not `patient`."""
 
     async def renew(self, key: str) -> Standing:
         """Claim it for another lease."""
@@ -76,7 +76,7 @@ class Claiming:
         """
         key = _key(delivery)
         while True:
-            standing = await self._claims.take(key)
+            standing = await self._claims.take(key, patient=not again)
             if isinstance(standing, Told | Held):
                 return standing
             if isinstance(standing, Mine) and standing.over:

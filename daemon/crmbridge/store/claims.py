@@ -118,7 +118,7 @@ class Claims:
         self._trouble: str | None = "it was not asked yet"
         self._away_since = time.monotonic()
         self._without = 0
-        self._answered_at = self._beats_at = self._looked_at = 0.0
+        self._answered_at = self._beats_at = self._looked_at = self._patient_from = 0.0
         self._has_beaten = False
 
     @property
@@ -133,18 +133,18 @@ class Claims:
 
     # What is asked
 
-    async def take(self, key: str) -> Standing:
-        """Claim a callback for us."""
-        return await self.ask(key, partial(self._watch.judge, key))
+    async def take(self, key: str, *, patient: bool = True) -> Standing:
+        """Claim a callback for us. `patient`: where the database was away, wait a moment for a look."""
+        return await self.ask(key, partial(self._watch.judge, key), patient=patient)
 
     async def renew(self, key: str) -> Standing:
         """Claim it for another lease."""
-        return await self._asked(key, partial(self._watch.judge, key))
+        return await self._asked(key, partial(self._watch.judge, key), patient=False)
 
-    async def ask(self, key: str, judge: Judge) -> Standing:
+    async def ask(self, key: str, judge: Judge, *, patient: bool = True) -> Standing:
         """Claim it, if `judge` finds that we may."""
         began = time.monotonic()
-        standing = await self._asked(key, judge)
+        standing = await self._asked(key, judge, patient=patient)
         self._count(standing)
         self.took(time.monotonic() - began)
         return standing
@@ -154,8 +154,8 @@ class Claims:
         found = await asyncio.gather(*(self._asked(key, self._watch.look) for key in keys))
         return {key: one for key, one in zip(keys, found, strict=True) if isinstance(one, Told)}
 
-    async def _asked(self, key: str, judge: Judge) -> Standing:
-        if self._trouble is not None:
+    async def _asked(self, key: str, judge: Judge, *, patient: bool = True) -> Standing:
+        if self._trouble is not None and patient:
             await self._glance()
         if self._trouble is not None:
             return Without()
@@ -166,12 +166,23 @@ class Claims:
         return await ask.answer
 
     async def look_again(self) -> None:
-        """Where the database is away: wait for a look that begins now, which takes no longer than a claim may."""
-        if self._trouble is not None and not self._stop.is_set():
-            looked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._await_look.append(looked)
-            self._look_now.set()
+        """Where the database is away: wait for a look that begins now, which takes no longer than a claim may.
+
+        After a wait for nothing, nobody waits for as long: where the database says nothing at all, callbacks that wait
+        keep others waiting, and with many calls rings would expire for it.
+        """
+        began = time.monotonic()
+        if self._trouble is None or self._stop.is_set() or began < self._patient_from:
+            return
+        looked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._await_look.append(looked)
+        self._look_now.set()
+        try:
             await looked
+        finally:
+            if self._trouble is not None:
+                now = time.monotonic()
+                self._patient_from = max(self._patient_from, now + (now - began))
 
     async def _glance(self) -> None:
         """The database was away: it may be back, and nobody has noticed yet.
