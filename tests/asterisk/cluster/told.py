@@ -80,12 +80,13 @@ class Outcome:
 
     def _sum(self) -> dict[str, object]:
         reports = [spell.report for spell in self.spells]
+        columns = dict.fromkeys(self.spells[0].row(), "")
         counted = Counter[str]()
         for report in reports:
-            counted.update({key: value for key, value in report.row().items() if isinstance(value, int)})
+            counted.update({key: one for key, one in report.row().items() if key in columns and isinstance(one, int)})
         whole = Report(delays=[delay for report in reports for delay in report.delays])
         return {
-            **dict.fromkeys(self.spells[0].row(), ""),
+            **columns,
             "what happens": "all of it",
             **counted,
             "again, same key": sum(report.twice for report in reports),
