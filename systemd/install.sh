@@ -125,7 +125,7 @@ configure() {
         port=$(ami_port)
         if [ "$port" != 5038 ]; then edits+=(-e "s/^# port = 5038.*/port = $port/"); fi
         # shellcheck disable=SC2016  # no variables
-        if is_freepbx; then edits+=(-e 's/^# \[dialer\]$/[dialer]/' -e 's#^\# channel = "PJSIP/{ext}".*#channel = "Local/{ext}@originate-skipvm"#'); fi
+        if is_freepbx; then edits+=(-e 's/^# \[dialer\]$/[dialer]/' -e '/^\[dialer\]$/,/^$/s#^\# channel = .*#channel = "Local/{ext}@originate-skipvm"#'); fi
         sed "${edits[@]}" "$new/share/crmbridge/docs/config.toml" | install -m 0640 -o root -g "$SERVICE_USER" /dev/stdin "$config"
     fi
     secret "$new" ami.secret "$(ami_secret)"

@@ -231,7 +231,7 @@ async def check(pbx: Pbx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> As
 async def test_a_healthy_one_has_nothing_to_mend(pbx: Pbx, check: Check) -> None:
     links = await check(pbx={"trunks": ["PJSIP/trunk-bezeq"], "endpoints": {"PJSIP/alice-desk": "781"}})
     assert {name: link for name, link in links.items() if link.state != State.OK} == {}
-    assert list(links) == [name for name in checks.LINKS if name not in {"recordings", "TLS"}]
+    assert list(links) == [name for name in checks.LINKS if name not in {"claims", "recordings", "TLS"}]
     assert links["Asterisk"].found.startswith(f"version {pbx.release()}")
     assert "PJSIP/trunk-bezeq" in links["trunks"].found
     assert "777" in links["extensions"].found or "101" in links["extensions"].found
