@@ -43,7 +43,7 @@ EXAMPLES_ONLY = {
 
 def uncommented() -> dict[str, Any]:
     """The example with every key that is commented out put in force."""
-    text = re.sub(r'^# (?=[a-z_]+ = |\[|"PJSIP|"05)', "", EXAMPLE, flags=re.MULTILINE)
+    text = re.sub(r'^# {1,3}(?=[a-z_]+ = |\[|"PJSIP|"05)', "", EXAMPLE, flags=re.MULTILINE)
     values = tomllib.loads(text)
     values["ami"]["secret"] = values["http"]["password"] = "filled in"
     return values
