@@ -181,12 +181,15 @@ def dialing_rules(settings: Settings) -> DialingRules:
 
 def recordings(settings: Settings) -> RecordingsByPbx | None:
     """What serves the recordings, where the settings say where they are. Makes the links' key where there is none."""
+    served = [(one, folder) for one in settings.each() if (folder := one.cdr.recordings_dir) is not None]
+    if not served:
+        return None
+    key = lasting_key(settings.store.state_dir / LINKS_KEY)
     by_pbx: dict[str, Recordings] = {}
-    for one in settings.each():
-        if one.cdr.recordings_dir is not None:
-            links = Links(lasting_key(settings.store.state_dir / LINKS_KEY), expire_s=one.cdr.links_expire_s)
-            by_pbx[one.pbx.name] = Recordings(folder=one.cdr.recordings_dir, links=links, prefix=recordings_prefix(one))
-    return RecordingsByPbx(by_pbx) if by_pbx else None
+    for one, folder in served:
+        links = Links(key, expire_s=one.cdr.links_expire_s)
+        by_pbx[one.pbx.name] = Recordings(folder=folder, links=links, prefix=recordings_prefix(one))
+    return RecordingsByPbx(by_pbx)
 
 
 def recordings_prefix(settings: Settings) -> str:
