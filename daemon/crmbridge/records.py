@@ -113,20 +113,13 @@ class Together:
                 new = await self._add([one for records, _ in some for one in records])
             except Exception as error:  # noqa: BLE001  # whose it is can't be told: each hears of it
                 for _, taken in some:
-                    _end(taken, error)
+                    if not taken.done():  # else whoever waited has given up
+                        taken.set_exception(error)
             else:
                 for records, taken in some:
-                    _end(taken, new.get(records[0].pbx, 0))
+                    if not taken.done():
+                        taken.set_result(new.get(records[0].pbx, 0))
         self._work = None
-
-
-def _end(taken: asyncio.Future[int], result: int | Exception) -> None:
-    if taken.done():
-        return  # given up
-    if isinstance(result, Exception):
-        taken.set_exception(result)
-    else:
-        taken.set_result(result)
 
 
 class EventRecords:
