@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from tests.asterisk.conftest import Lab
-from tests.asterisk.lab.bridge import ANSWER, COMMAND, CRM, HTTP, PASSWORD, RING, Bridge, ask, started
+from tests.asterisk.lab import bridge as lab_bridge
+from tests.asterisk.lab.bridge import ANSWER, COMMAND, CRM, RING, Bridge, ask, started
 from tests.asterisk.lab.network import Network
 from tests.asterisk.lab.pbx import AMI, SECRET, SIP, USER, Pbx
 from tests.asterisk.lab.phone import Phone, Plan
@@ -98,25 +99,7 @@ def configured(folder: Path) -> Path:
         """
         for version, (host, port) in {"16": AMI, "22": FAR}.items()
     )
-    config = folder / "config.toml"
-    config.write_text(
-        f"""
-        [crm]
-        url = "http://{CRM[0]}:{CRM[1]}/webservice.php"
-        client_id = 10
-        [http]
-        listen = "{HTTP[0]}:{HTTP[1]}"
-        username = "crm"
-        password = "{PASSWORD}"
-        [store]
-        state_dir = "{folder}"
-        [log]
-        level = "debug"
-        format = "json"
-        {entries}
-        """
-    )
-    return config
+    return lab_bridge.configured(folder, pbxes=entries)
 
 
 async def phones(stack: AsyncExitStack, pbx: Pbx) -> tuple[Phone, Phone]:

@@ -56,20 +56,28 @@ class Bridge:
 
 
 def configured(
-    folder: Path, *, ami: tuple[str, int] = AMI, crm: tuple[str, int] = CRM, http: tuple[str, int] = HTTP
+    folder: Path,
+    *,
+    ami: tuple[str, int] = AMI,
+    crm: tuple[str, int] = CRM,
+    http: tuple[str, int] = HTTP,
+    pbxes: str = "",
 ) -> Path:
-    """The settings of a bridge in the lab, its state in this folder."""
+    """The settings of a bridge in the lab, its state in this folder. `pbxes`: sections in place of `ami`."""
     config = folder / "config.toml"
-    config.write_text(
-        f"""
-        [crm]
-        url = "http://{crm[0]}:{crm[1]}/webservice.php"
-        client_id = 10
+    short = f"""
         [ami]
         host = "{ami[0]}"
         port = {ami[1]}
         username = "{USER}"
         secret = "{SECRET}"
+    """
+    config.write_text(
+        f"""
+        [crm]
+        url = "http://{crm[0]}:{crm[1]}/webservice.php"
+        client_id = 10
+        {pbxes or short}
         [http]
         listen = "{http[0]}:{http[1]}"
         username = "crm"
