@@ -366,11 +366,13 @@ async def disconnect(outbox: Outbox) -> None:
 
 
 async def stored_again(outbox: Outbox) -> None:
-    """Return when the outbox's own worker has written what was kept."""
-    worker = outbox._journal._worker
-    assert worker
+    """Return when what was kept is written, and the disk is well again."""
+    journal = outbox._journal
     async with asyncio.timeout(20):
-        await worker
+        while journal.backlog or journal.broken or journal.hangs:
+            await journal._rests.wait()
+            if journal._worker:
+                await journal._worker
 
 
 @pytest.mark.parametrize(

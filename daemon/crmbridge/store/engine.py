@@ -189,6 +189,15 @@ def check(engine: Engine, schemas: Sequence[Schema]) -> None:
         raise DamagedError(f"{where} is damaged or not crmbridge's (it has no {', '.join(missing)})")
 
 
+def driver(connection: Connection) -> sqlite3.Connection:
+    """What a connection to a SQLite file works with, for statements that must cost little: SQLAlchemy's own work on one
+    is as much as SQLite's. What is begun there by hand, SQLAlchemy's statements on this connection take part in.
+    """
+    raw = connection.connection.driver_connection
+    assert isinstance(raw, sqlite3.Connection)  # noqa: S101  # no other kind is opened here
+    return raw
+
+
 def reading(engine: E) -> E:
     """The same database, for transactions that only read."""
     apart: E = engine.execution_options(**{READING: True})
@@ -327,6 +336,8 @@ def _on_connect(connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None
 
 
 def _on_begin(connection: Connection) -> None:
+    if getattr(connection.connection.driver_connection, "in_transaction", False):
+        return  # begun by hand (see `driver`)
     # A transaction that reads first and writes then fails at once when another wrote between: take the lock first.
     reads = connection.get_execution_options().get(READING, False)
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

@@ -7,7 +7,9 @@ long, `write` gives what its caller would have without a disk, and the write its
 It must not know what is written; a write has to bear coming late.
 
 There is one queue, one transaction at a time and one thread, so the order stays, and nothing piles up but the queue,
-however long the disk hangs.
+however long the disk hangs. While all is well the thread is handed one transaction after the other, without a task in
+between: on a processor that just slept, each more round of the event loop costs as much as what is stored (`make
+bench`, section rings). A task sees to a disk that makes trouble.
 """
 
 from __future__ import annotations
@@ -20,12 +22,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 from sqlalchemy import Connection, Engine
 
-from crmbridge.store.engine import Recover, bring_up, damage, disk_trouble, explain
+from crmbridge.store.engine import Recover, bring_up, damage, disk_trouble, driver, explain
 from crmbridge.store.schema import Schema, StoreError
 
 log = structlog.get_logger("crmbridge.store")
@@ -53,9 +55,31 @@ Operation = Callable[[Connection], T]
 class _Write:
     operation: Operation[Any]
     otherwise: Callable[[], Any] | None
+    asked_at: float
+    """On the loop's clock."""
     done: asyncio.Future[Any]
     late: bool = False
     """Answered from memory: its caller has gone on."""
+
+    @property
+    def keeps_waiting(self) -> bool:
+        """Whether somebody waits for it who could go on from memory."""
+        return self.otherwise is not None and not self.done.done()
+
+    def go_on(self) -> None:
+        """Let its caller go on from memory, if it can and has not gone on yet."""
+        if self.otherwise is not None and not self.done.done():
+            self.late = True
+            self.done.set_result(self.otherwise())
+
+
+class _Stored(NamedTuple):
+    """What became of writes."""
+
+    outcomes: list[tuple[Any, Exception | None]]
+    """Of the first of them, as far as the disk took them: the result, or why that one can't be stored at all."""
+    trouble: Exception | None = None
+    """Why the disk did not take the rest."""
 
 
 class Journal:
@@ -81,12 +105,19 @@ class Journal:
         self._retry_s = retry_s
         self._patience_s = patience_s
         self._recover = recover
+        self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, "journal")
         self._connection: Connection | None = None
         """The thread's own, kept as long as it serves: having another one from the engine for each transaction took
         longer than the transaction's statements (`make bench`, section rings)."""
         self._queue: deque[_Write] = deque()
+        """What the thread is storing is the first of these."""
+        self._rests = asyncio.Event()
+        """The thread was handed nothing but by the worker."""
+        self._rests.set()
         self._worker: asyncio.Task[None] | None = None
+        """While there is trouble, and at the end."""
+        self._patience: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
         self._refusal: BaseException | None = None
@@ -119,20 +150,15 @@ class Journal:
         Without `otherwise`, it waits for a disk that hangs; a refused write is not kept, and StoreError is raised.
         Raises what the operation raises, if it is not the disk's fault. A caller that is cancelled takes nothing back.
         """
-        write = _Write(operation, otherwise, asyncio.get_running_loop().create_future())
+        write = _Write(operation, otherwise, self._loop.time(), self._loop.create_future())
         if otherwise is None and (self.broken or len(self._queue) >= BACKLOG_LIMIT):
             raise self._refused()
         if self.broken or self.hangs:
-            _answer(write)
+            write.go_on()
         self._add(write)
-        patience = None
-        if otherwise is not None and not write.done.done():
-            patience = asyncio.get_running_loop().call_later(self._patience_s, self._lose_patience, write)
-        try:
-            result: T = await asyncio.shield(write.done)
-        finally:
-            if patience is not None:
-                patience.cancel()
+        if self._patience is None and write.keeps_waiting:
+            self._patience = self._loop.call_later(self._patience_s, self._look_who_waits)
+        result: T = await write.done
         return result
 
     def suspect(self, error: BaseException) -> None:
@@ -145,8 +171,12 @@ class Journal:
         """Finish what was begun, and try a disk that has refused once more. What it still refuses is lost, loudly."""
         self._closing.set()
         self._wake.set()
+        if self._queue and not self._is_worked_on:
+            self._worker = asyncio.create_task(self._work())
         if self._worker:
             await self._last_wait(self._worker)
+        if self._patience is not None:
+            self._patience.cancel()
         if self._queue:
             log.error("store.writes_lost", file=self._engine.url.database, writes=len(self._queue))
         disposed = self._thread.submit(self._disconnect)
@@ -157,9 +187,8 @@ class Journal:
         self._thread.shutdown(wait=False)
 
     async def _last_wait(self, worker: asyncio.Task[None]) -> None:
-        clock = asyncio.get_running_loop()
-        end, before = clock.time() + CLOSE_MOST_S, len(self._queue) + 1
-        while not worker.done() and clock.time() < end and len(self._queue) < before:
+        end, before = self._loop.time() + CLOSE_MOST_S, len(self._queue) + 1
+        while not worker.done() and self._loop.time() < end and len(self._queue) < before:
             before = len(self._queue)
             await asyncio.wait([worker], timeout=CLOSE_S)
 
@@ -168,17 +197,52 @@ class Journal:
             if not self._lost:
                 log.error("store.backlog_full", writes=BACKLOG_LIMIT, effect="callbacks are sent, but not recorded")
             self._lost += 1
-            _answer(write)
+            write.go_on()
             return
         self._queue.append(write)
         self._work_on()
 
+    @property
+    def _is_worked_on(self) -> bool:
+        return self._worker is not None and not self._worker.done()
+
     def _work_on(self) -> None:
+        """See to it that the thread, or the worker, is at work on what there is."""
         self._wake.set()
-        if self._worker is None or self._worker.done():
+        if self._is_worked_on or not self._rests.is_set():
+            return
+        if self.broken or self.hangs or self._suspicion:
             self._worker = asyncio.create_task(self._work())
+        elif self._queue:
+            self._rests.clear()
+            self._thread.submit(self._store_and_say, self._next())
+
+    def _next(self) -> list[Operation[Any]]:
+        return [write.operation for write in islice(self._queue, STEP)]
+
+    def _rested(self, stored: _Stored) -> None:
+        """The thread has done what it was handed."""
+        self._rests.set()
+        if trouble := self._take_out(stored):
+            self._break(trouble)
+        self._work_on()
+
+    def _take_out(self, stored: _Stored) -> Exception | None:
+        """Answer those that are stored, and those that can't be; why the disk did not take the rest."""
+        for result, error in stored.outcomes:
+            write = self._queue.popleft()
+            if error is None:
+                self._late += write.late
+                if not write.done.done():
+                    write.done.set_result(result)
+            elif not write.done.done():
+                write.done.set_exception(error)
+            else:
+                log.error("store.write_lost", file=self._engine.url.database, exc_info=error)
+        return stored.trouble
 
     async def _work(self) -> None:
+        await self._rests.wait()
         while self._queue or self.broken or self.hangs or self._suspicion:
             if self._suspicion:
                 self._break(self._suspicion)
@@ -202,58 +266,57 @@ class Journal:
         return False
 
     async def _commit(self) -> None:
-        clock = asyncio.get_running_loop()
-        began = clock.time()
-        try:
-            await self._store(list(islice(self._queue, STEP)))
-        except Exception as error:  # noqa: BLE001  # only what is the disk's fault comes here
-            self._break(error)
-            return
-        if self.hangs and not self._queue and clock.time() - began < self._patience_s:
+        began = self._loop.time()
+        if trouble := await self._store_next():
+            self._break(trouble)
+        elif self.hangs and not self._queue and self._loop.time() - began < self._patience_s:
             self._keeps_up_again()
 
-    async def _store(self, batch: list[_Write]) -> None:
-        """Commit these, the first of the queue, and take them out of it. Raises what is the disk's fault."""
-        try:
-            results = await self._transaction([write.operation for write in batch])
-        except Exception as error:
-            if disk_trouble(error):
-                raise
-            if len(batch) > 1:
-                # One of them can't be stored, whatever the disk: it must not take the others with it.
-                for write in batch:
-                    await self._store([write])
-                return
-            self._queue.popleft()
-            if batch[0].late:
-                log.exception("store.write_lost", file=self._engine.url.database)
-            else:
-                batch[0].done.set_exception(error)
-            return
-        for write, result in zip(batch, results, strict=True):
-            self._queue.popleft()
-            self._late += write.late
-            if not write.late:
-                write.done.set_result(result)
+    async def _store_next(self) -> Exception | None:
+        return self._take_out(await self._in_thread(partial(self._store, self._next())))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-    async def _transaction(self, operations: Sequence[Operation[Any]]) -> list[Any]:
-        return await self._in_thread(partial(self._transact, operations))
+        return await self._loop.run_in_executor(self._thread, work)
 
     # In the thread
+
+    def _store_and_say(self, operations: Sequence[Operation[Any]]) -> None:
+        stored = self._store(operations)
+        with suppress(RuntimeError):  # the loop has ended meanwhile, and nobody waits
+            self._loop.call_soon_threadsafe(self._rested, stored)
+
+    def _store(self, operations: Sequence[Operation[Any]]) -> _Stored:
+        try:
+            return _Stored([(result, None) for result in self._transact(operations)])
+        except Exception as error:  # noqa: BLE001  # whatever it is, others wait for their turn
+            if disk_trouble(error):
+                return _Stored([], error)
+            if len(operations) == 1:
+                return _Stored([(None, error)])
+        outcomes: list[tuple[Any, Exception | None]] = []
+        for operation in operations:
+            # One of them can't be stored, whatever the disk: it must not take the others with it.
+            alone = self._store([operation])
+            outcomes += alone.outcomes
+            if alone.trouble is not None:
+                return _Stored(outcomes, alone.trouble)
+        return _Stored(outcomes)
 
     def _transact(self, operations: Sequence[Operation[Any]]) -> list[Any]:
         if self._connection is None:
             self._connection = self._engine.connect()
+        # By SQLAlchemy's way a transaction with nothing in it takes three times as long (see `driver`).
+        connection, raw = self._connection, driver(self._connection)
         try:
-            with self._connection.begin():
-                return [operation(self._connection) for operation in operations]
+            raw.execute("BEGIN IMMEDIATE")
+            results = [operation(connection) for operation in operations]
+            connection.commit()  # where SQLAlchemy takes part in it
+            raw.commit()
         except BaseException:
-            self._connection.close()
             self._connection = None
+            connection.close()
             raise
+        return results
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -271,19 +334,30 @@ class Journal:
             )
         self._refusal, self._suspicion, self._hangs_since = error, None, None
         for write in self._queue:
-            if write.otherwise is None:
+            if write.otherwise is None and not write.done.done():
                 write.done.set_exception(self._refused())
-            _answer(write)
+            write.go_on()
         self._queue = deque(write for write in self._queue if write.otherwise is not None)
 
     def _refused(self) -> StoreError:
         return StoreError(f"{self._engine.url.database} cannot be written at present: nothing was changed")
 
-    def _lose_patience(self, write: _Write) -> None:
-        if write.done.done():
+    def _look_who_waits(self) -> None:
+        # One timer for whatever comes, that is not stopped when nothing waits any more: one for each write was a tenth
+        # of what it costs the loop.
+        self._patience = None
+        oldest = next((write.asked_at for write in self._queue if write.keeps_waiting), None)
+        if oldest is None:
             return
+        left_s = oldest + self._patience_s - self._loop.time()
+        if left_s > 0:
+            self._patience = self._loop.call_later(left_s, self._look_who_waits)
+        else:
+            self._lose_patience()
+
+    def _lose_patience(self) -> None:
         if not self.hangs:
-            self._hangs_since = asyncio.get_running_loop().time() - self._patience_s
+            self._hangs_since = self._loop.time() - self._patience_s
             log.error(
                 "store.disk_hangs",
                 file=self._engine.url.database,
@@ -292,10 +366,10 @@ class Journal:
                 hint="another program holds the file, or the disk is slow: see iostat and the kernel's log (dmesg)",
             )
         for each in self._queue:
-            _answer(each)
+            each.go_on()
 
     def _keeps_up_again(self) -> None:
-        hung_s = asyncio.get_running_loop().time() - (self._hangs_since or 0.0)
+        hung_s = self._loop.time() - (self._hangs_since or 0.0)
         self._hangs_since = None
         self._say_back("store.disk_keeps_up", hung_s=round(hung_s, 1))
 
@@ -306,7 +380,8 @@ class Journal:
             await self._in_thread(self._disconnect)
             await self._in_thread(partial(self._open_again, look_through=damage(self._refusal)))
             while self._queue:
-                await self._store(list(islice(self._queue, STEP)))
+                if trouble := await self._store_next():
+                    raise trouble
         except Exception as error:  # noqa: BLE001  # whatever it is, it is tried again, and meanwhile all goes on
             log.debug("store.disk_still_refuses", reason=str(error), error=type(error).__name__)
             if damage(error):
@@ -323,10 +398,3 @@ class Journal:
         file = self._engine.url.database
         log.warning(event, file=file, writes_stored=self._late, writes_lost=self._lost, **more)
         self._late = self._lost = 0
-
-
-def _answer(write: _Write) -> None:
-    """Let its caller go on from memory, if it can and has not gone on yet."""
-    if write.otherwise is not None and not write.done.done():
-        write.late = True
-        write.done.set_result(write.otherwise())

@@ -22,6 +22,7 @@ from sqlalchemy import (
 )
 
 from crmbridge.calls.events import Attempt, CallEvent, Delivery, Kind, State
+from crmbridge.store.engine import driver
 from crmbridge.store.outbox_tables import callbacks, interventions, tries
 from crmbridge.store.schema import as_text
 
@@ -72,7 +73,7 @@ class Listed:
 
 def clean(text: str) -> str:
     """Text that SQLite takes: a badly decoded name may hold half a surrogate pair."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def storable(event: CallEvent) -> CallEvent:
@@ -102,16 +103,17 @@ def last_intervention(connection: Connection) -> int:
 
 def insert(connection: Connection, deliveries: Sequence[Delivery]) -> list[Delivery]:
     """Store these but for those whose key is there already; return those stored."""
-    run = connection.exec_driver_sql
+    run = driver(connection).execute
     return [each for each in deliveries if run(_INSERT, _values(each)).rowcount == 1]
 
 
 def record(connection: Connection, delivery_id: int, attempt: Attempt, state: State, next_at: datetime | None) -> bool:
     """Add an attempt and set the state; False when it was to stay queued and is not queued any more."""
-    run = connection.exec_driver_sql
-    found = run(_STATE, (delivery_id,)).scalar()
-    if found is None:
+    run = driver(connection).execute
+    row = run(_STATE, (delivery_id,)).fetchone()
+    if row is None:
         return False
+    found = row[0]
     values = (delivery_id, as_text(attempt.at), attempt.duration_s, attempt.status, clean(attempt.outcome))
     run(_TRIED, values)
     taken_back = found != State.QUEUED and state in {State.QUEUED, State.EXPIRED}
