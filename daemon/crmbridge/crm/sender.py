@@ -6,15 +6,20 @@ is that was stored before this process began, or queued again by hand; all else 
 
 What happened is stored before the next callback of the same call is sent. A process killed between a request and its
 storing sends that request again after its start, with the same Idempotency-Key: at least once, never silently not.
+
+What is handed in goes out at once, and what came of it goes to the outbox at once: each more round of the event loop
+makes a popup later, and costs as much as the work that is done in it (`make bench`, section rings). The sending loop
+goes round when something is stored, and when time alone makes a difference.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -53,9 +58,9 @@ LATE_S = 60.0
 class Outbox(Protocol):
     """What the sender needs of the outbox."""
 
-    async def record(
+    def record(
         self, delivery_id: int, attempt: Attempt, state: State, next_attempt_at: datetime | None = None
-    ) -> bool:
+    ) -> Awaitable[bool]:
         """Store an attempt and where the callback stands now; False when somebody has taken it back meanwhile."""
 
     async def expire(self, delivery_ids: Sequence[int]) -> None:
@@ -138,11 +143,15 @@ class Sender:
         self._stats = Stats()
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
+        self._go: Callable[[Entry], asyncio.Task[None]] | None = None
+        """Begins a request, while `run` runs."""
+        self._goes_round_at = 0.0
+        """When the sending loop will do so again at the latest."""
         self._requests: set[asyncio.Task[None]] = set()
-        """From the beginning of a request until what came of it is stored."""
-        self._unanswered = 0
-        """Requests without an answer yet."""
-        self._storing: set[asyncio.Task[None]] = set()
+        """Those under way."""
+        self._storing: set[asyncio.Future[bool]] = set()
+        """What came of others."""
+        self._failure: BaseException | None = None
         self._settled: set[int] = set()
         """Final outcomes since the outbox was last asked for changes."""
 
@@ -154,7 +163,11 @@ class Sender:
         """
         for delivery in deliveries:
             self._add(delivery, age_s)
-        self._wake.set()
+        next_at = self._lanes.next_at()
+        if next_at is not None and next_at < self._goes_round_at:
+            self._wake.set()  # it may be too old already
+        else:
+            self._send_what_may_go()
 
     def stop(self) -> None:
         """Ask `run` to end. What is under way is finished; what waits stays in the outbox for the next start."""
@@ -165,7 +178,7 @@ class Sender:
         """The numbers as they are now."""
         oldest = self._lanes.oldest()
         self._stats.waiting = len(self._lanes)
-        self._stats.under_way = len(self._requests)
+        self._stats.under_way = len(self._requests) + len(self._storing)
         self._stats.oldest_s = self._clock.monotonic() - oldest.born if oldest else 0.0
         self._stats.crm_down = self._breaker.phase is not Phase.CLOSED
         return self._stats
@@ -184,6 +197,8 @@ class Sender:
             finally:
                 if self._storing:
                     await asyncio.wait(self._storing)
+        if self._failure is not None:
+            raise self._failure
 
     def _add(self, delivery: Delivery, age_s: float | None) -> None:
         wall, now = self._clock.now(), self._clock.monotonic()
@@ -201,29 +216,50 @@ class Sender:
         self._lanes.add(delivery, now - age_s, now - queued_s + self._policy.life_s(event.kind), due)
 
     async def _dispatch(self, tasks: asyncio.TaskGroup, client: CrmClient) -> None:
-        while not self._stop.is_set():
-            self._alive(LATE_S)
-            self._wake.clear()
-            if overdue := self._lanes.take_overdue(self._clock.monotonic()):
-                expiring = tasks.create_task(self._expire(overdue))
-                if self._claiming is None:  # else their database may take a moment, for which nothing needs to wait
-                    await expiring
-            while entry := self._next():
-                self._unanswered += 1
-                task = tasks.create_task(self._deliver(entry, client), name=entry.delivery.event.linkedid)
-                self._requests.add(task)
-                task.add_done_callback(self._ended)
-            await self._clock.wait(self._wake, self._next_at())
+        def go(entry: Entry) -> asyncio.Task[None]:
+            return tasks.create_task(self._deliver(entry, client), name=entry.delivery.event.linkedid)
+
+        self._go = go
+        try:
+            while not self._stop.is_set():
+                if self._failure is not None:
+                    raise self._failure
+                self._alive(LATE_S)
+                self._wake.clear()
+                if overdue := self._lanes.take_overdue(self._clock.monotonic()):
+                    expiring = tasks.create_task(self._expire(overdue))
+                    if self._claiming is None:  # else their database may take a moment, for which nothing needs to wait
+                        await expiring
+                self._send_what_may_go()
+                next_at, followed_at = self._next_at(), self._clock.monotonic() + FOLLOW_OUTBOX_S
+                self._goes_round_at = min(next_at or followed_at, followed_at)
+                await self._clock.wait(self._wake, next_at)
+        finally:
+            self._go = None
+
+    def _send_what_may_go(self) -> None:
+        while self._go is not None and (entry := self._next()):
+            task = self._go(entry)
+            self._requests.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if self._is_full():
+            self._wake.set()
+        self._requests.discard(task)
 
     def _next(self) -> Entry | None:
-        now = self._clock.monotonic()
-        most = self._settings.concurrency
-        if self._stop.is_set() or self._unanswered >= most or len(self._requests) >= most * AHEAD:
+        if self._stop.is_set() or self._is_full():
             return None
+        now = self._clock.monotonic()
         entry = self._lanes.take(now) if self._breaker.may_send(now) else None
         if entry:
             self._breaker = self._breaker.sending(entry.delivery.id)
         return entry
+
+    def _is_full(self) -> bool:
+        most = self._settings.concurrency
+        return len(self._requests) >= most or len(self._requests) + len(self._storing) >= most * AHEAD
 
     def _next_at(self) -> float | None:
         instants = [self._lanes.next_at()]
@@ -232,10 +268,6 @@ class Sender:
         # A pause that is over while no request may go out is no reason to look again: the end of a request is.
         now = self._clock.monotonic()
         return min((instant for instant in instants if instant is not None and instant > now), default=None)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._requests.discard(task)
-        self._wake.set()
 
     async def _finish(self) -> None:
         """Wait for what is under way, then give it up: still queued, it goes out again after the next start."""
@@ -263,57 +295,60 @@ class Sender:
         except asyncio.CancelledError:
             self._breaker = self._breaker.abandoned(entry.delivery.id)
             raise
-        finally:
-            self._unanswered -= 1
         if isinstance(outcome, Outcome):
             entry.attempts += 1
             attempt = Attempt(at, self._clock.monotonic() - started, outcome.status, outcome.verdict.reason)
-            await self._surely(self._settle(entry, attempt, outcome))
+            self._settle(entry, attempt, outcome)
             return
         self._breaker = self._breaker.abandoned(entry.delivery.id)  # nothing was asked of the CRM
         if isinstance(outcome, Told):
-            await self._surely(self._told(entry, outcome))
+            self._told(entry, outcome)
         else:
             self._lanes.pause(entry, outcome.look_at)
+            self._wake.set()
             log.debug("crm.held_by_peer", **self._about(entry.delivery.event), bridge=outcome.bridge)
 
-    async def _surely(self, settling: Coroutine[None, None, None]) -> None:
-        storing = asyncio.create_task(settling)
-        self._storing.add(storing)
-        storing.add_done_callback(self._storing.discard)
-        self._wake.set()
-        # A stop that has lost its patience must not lose what is already known.
-        await asyncio.shield(storing)
-
-    async def _told(self, entry: Entry, told: Told) -> None:
+    def _told(self, entry: Entry, told: Told) -> None:
         """It needn't be sent any more."""
-        attempt, state = as_attempt(told, self._clock.now()), state_of(told)
-        await self._outbox.record(entry.delivery.id, attempt, state)
-        self._close(entry, state, attempt)
+        self._store(entry, as_attempt(told, self._clock.now()), state_of(told))
 
-    async def _settle(self, entry: Entry, attempt: Attempt, outcome: Outcome) -> None:
+    def _settle(self, entry: Entry, attempt: Attempt, outcome: Outcome) -> None:
         if outcome.verdict.answer is Answer.RETRY:
-            await self._again(entry, attempt, outcome)
+            self._again(entry, attempt, outcome)
             return
         self._crm_is_alive()
-        state = State.CONFIRMED if outcome.verdict.answer is Answer.CONFIRMED else State.REFUSED
-        await self._outbox.record(entry.delivery.id, attempt, state)
-        self._close(entry, state, attempt)
+        self._store(entry, attempt, State.CONFIRMED if outcome.verdict.answer is Answer.CONFIRMED else State.REFUSED)
 
-    async def _again(self, entry: Entry, attempt: Attempt, outcome: Outcome) -> None:
+    def _again(self, entry: Entry, attempt: Attempt, outcome: Outcome) -> None:
         now, wall = self._clock.monotonic(), self._clock.now()
         after_s = retry_after_s(outcome.retry_after, wall, outcome.date)
         self._crm_failed(entry, attempt, after_s)
         if now >= entry.deadline:
-            await self._outbox.record(entry.delivery.id, attempt, State.EXPIRED)
-            self._close(entry, State.EXPIRED, attempt)
+            self._store(entry, attempt, State.EXPIRED)
             return
         longest_s = LONGEST_PROBE_PAUSE_S if entry.through == self._through else LONGEST_PAUSE_S
         entry.through = self._through
         pause = max(pause_s(entry.attempts, self._clock.jitter(), longest_s), after_s or 0.0)
-        next_at = wall + timedelta(seconds=pause)
-        if await self._outbox.record(entry.delivery.id, attempt, State.QUEUED, next_at):
-            self._lanes.pause(entry, now + pause)
+        self._store(entry, attempt, State.QUEUED, pause)
+
+    def _store(self, entry: Entry, attempt: Attempt, state: State, pause: float = 0.0) -> None:
+        """Have it stored what came of a request, whatever becomes of its task; then go on with this call."""
+        now, wall = self._clock.monotonic(), self._clock.now()
+        next_at = wall + timedelta(seconds=pause) if state is State.QUEUED else None
+        storing = asyncio.ensure_future(self._outbox.record(entry.delivery.id, attempt, state, next_at))
+        self._storing.add(storing)
+        storing.add_done_callback(partial(self._stored, entry, attempt, state, now + pause))
+
+    def _stored(self, entry: Entry, attempt: Attempt, state: State, due: float, storing: asyncio.Future[bool]) -> None:
+        self._storing.discard(storing)
+        self._wake.set()
+        if error := storing.exception():
+            self._failure = error
+            return
+        if state is not State.QUEUED:
+            self._close(entry, state, attempt)
+        elif storing.result():
+            self._lanes.pause(entry, due)
         else:
             self._lanes.remove(entry)  # by hand, meanwhile
             log.info("crm.dropped", **self._about(entry.delivery.event))
@@ -323,7 +358,7 @@ class Sender:
         await self._outbox.expire([entry.delivery.id for entry in entries if entry.delivery.id not in told])
         for entry in entries:
             if entry.delivery.id in told:
-                await self._told(entry, told[entry.delivery.id])
+                self._told(entry, told[entry.delivery.id])
             else:
                 self._close(entry, State.EXPIRED, None)
         self._wake.set()  # for what waited behind these

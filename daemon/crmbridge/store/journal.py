@@ -120,6 +120,7 @@ class Journal:
         self._patience: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
+        self._closed = False
         self._refusal: BaseException | None = None
         self._suspicion: BaseException | None = None
         self._hangs_since: float | None = None
@@ -144,22 +145,22 @@ class Journal:
         """How many writes wait for the disk."""
         return len(self._queue)
 
-    async def write(self, operation: Operation[T], otherwise: Callable[[], T] | None = None) -> T:
-        """Return the operation's result once it is on disk; what `otherwise` gives when the disk refuses or hangs.
+    def write(self, operation: Operation[T], otherwise: Callable[[], T] | None = None) -> asyncio.Future[T]:
+        """The operation's result, once it is on disk; what `otherwise` gives when the disk refuses or hangs.
 
         Without `otherwise`, it waits for a disk that hangs; a refused write is not kept, and StoreError is raised.
         Raises what the operation raises, if it is not the disk's fault. A caller that is cancelled takes nothing back.
         """
         write = _Write(operation, otherwise, self._loop.time(), self._loop.create_future())
         if otherwise is None and (self.broken or len(self._queue) >= BACKLOG_LIMIT):
-            raise self._refused()
+            write.done.set_exception(self._refused())
+            return write.done
         if self.broken or self.hangs:
             write.go_on()
         self._add(write)
         if self._patience is None and write.keeps_waiting:
             self._patience = self._loop.call_later(self._patience_s, self._look_who_waits)
-        result: T = await write.done
-        return result
+        return write.done
 
     def suspect(self, error: BaseException) -> None:
         """Somebody who only read has found damage: look into it now, not with the next write."""
@@ -185,6 +186,7 @@ class Journal:
         else:
             self._worker.cancel()
         self._thread.shutdown(wait=False)
+        self._closed = True
 
     async def _last_wait(self, worker: asyncio.Task[None]) -> None:
         end, before = self._loop.time() + CLOSE_MOST_S, len(self._queue) + 1
@@ -222,6 +224,8 @@ class Journal:
 
     def _rested(self, stored: _Stored) -> None:
         """The thread has done what it was handed."""
+        if self._closed:
+            return  # it took too long, and that was said
         self._rests.set()
         if trouble := self._take_out(stored):
             self._break(trouble)

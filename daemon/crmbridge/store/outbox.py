@@ -14,7 +14,7 @@ import asyncio
 import sqlite3
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
@@ -143,9 +143,9 @@ class Outbox:
         self._remember(deliveries)
         return added
 
-    async def record(
+    def record(
         self, delivery_id: int, attempt: Attempt, state: State, next_attempt_at: datetime | None = None
-    ) -> bool:
+    ) -> Awaitable[bool]:
         """Store an attempt and where the callback stands now.
 
         False when it was to stay queued and somebody has dropped it meanwhile. What the CRM has confirmed or refused
@@ -155,7 +155,7 @@ class Outbox:
         def operation(connection: Connection) -> bool:
             return sql.record(connection, delivery_id, attempt, state, next_attempt_at)
 
-        return await self._journal.write(operation, lambda: True)
+        return self._journal.write(operation, lambda: True)
 
     async def expire(self, delivery_ids: Sequence[int]) -> None:
         """These queued ones are too old to be of use."""
