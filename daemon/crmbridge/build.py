@@ -38,8 +38,9 @@ from crmbridge.config import (
     StoreSettings,
     TellSettings,
 )
-from crmbridge.crm.sender import Outbox, Sender
-from crmbridge.crm.sender import Settings as SenderSettings
+from crmbridge.crm.sender import Sender
+from crmbridge.crm.sending import Outbox
+from crmbridge.crm.sending import Settings as SenderSettings
 from crmbridge.file_records import FileRecords
 from crmbridge.pbx.ami import Address, Ami
 from crmbridge.pbx.cdr_file import CdrFiles

@@ -19,7 +19,8 @@ from tests.integration.test_sender import TestClock, answer, ring
 from crmbridge.calls.claims import Held, Mine, Standing, Told, Without, of_callback
 from crmbridge.calls.events import State
 from crmbridge.crm.client import CrmClient, NotAllowedError, _watched
-from crmbridge.crm.sender import Sender, Settings
+from crmbridge.crm.sender import Sender
+from crmbridge.crm.sending import Settings
 from crmbridge.demo.receiver import Receiver, Reply
 from crmbridge.store.outbox import Outbox, open_outbox
 

@@ -20,7 +20,8 @@ from structlog.testing import capture_logs
 
 from crmbridge.calls.events import Attempt, CallEvent, Delivery, Kind, State
 from crmbridge.crm.clock import Clock
-from crmbridge.crm.sender import FOLLOW_OUTBOX_S, Sender, Settings
+from crmbridge.crm.sender import FOLLOW_OUTBOX_S, Sender
+from crmbridge.crm.sending import Settings
 from crmbridge.demo.receiver import Manner, Receiver, Reply
 from crmbridge.store.outbox import Outbox, open_outbox
 
@@ -771,6 +772,31 @@ async def test_an_outbox_that_fails_ends_the_sender(crm: Receiver) -> None:
         async with asyncio.timeout(20):
             await sender.run()
     assert caught.value.subgroup(RuntimeError)
+
+
+async def test_whoever_is_told_of_outcomes_and_fails_ends_the_sender(file: Path, crm: Receiver) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    async with open_outbox(file) as outbox:
+        sender = Sender(Settings(await crm.start()), outbox, on_outcome=fails)
+        (one,) = await outbox.add([replace(ring(), at=datetime.now(UTC))])
+        sender.submit([one])
+        with pytest.raises(ExceptionGroup) as caught:
+            async with asyncio.timeout(20):
+                await sender.run()
+        assert caught.value.subgroup(RuntimeError)
+        assert await outbox.waiting() == [], "what the CRM said is kept"
+
+
+async def test_what_is_too_old_when_it_is_handed_in_is_not_sent(file: Path, crm: Receiver) -> None:
+    async with bench(file, await crm.start()) as b:
+        added = await b.outbox.add([ring("c1"), ring("c2")])
+        b.sender.submit(added[:1], 61.0)
+        b.sender.submit(added[1:], 59.0)
+        await b.settled(2)
+        assert sorted(b.final) == [(added[0].id, State.EXPIRED), (added[1].id, State.CONFIRMED)]
+    assert len(crm.received) == 1
 
 
 async def test_a_wrong_address_is_refused_at_once(file: Path) -> None:

@@ -16,7 +16,8 @@ from structlog.testing import capture_logs
 from tests.integration.test_bridge import COMMAND, LIMIT_S, trace, write
 
 from crmbridge.calls.events import Delivery
-from crmbridge.crm.sender import Sender, Settings
+from crmbridge.crm.sender import Sender
+from crmbridge.crm.sending import Settings
 from crmbridge.demo.receiver import Receiver, Reply
 from crmbridge.demo.simulated_pbx import SimulatedPbx
 from crmbridge.pbx.ami import Address, Ami, Timing

@@ -124,7 +124,7 @@ def excerpt(body: bytes) -> str:
 
 def printable(text: str) -> str:
     """Text from outside, fit for a log line: one line, without control characters."""
-    return "".join(char if char.isprintable() else " " for char in text)
+    return text if text.isprintable() else "".join(char if char.isprintable() else " " for char in text)
 
 
 def _redirect(status: int, location: str | None) -> str:

@@ -15,12 +15,9 @@ goes round when something is stored, and when time alone makes a difference.
 from __future__ import annotations
 
 import asyncio
-import ssl
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
 from functools import partial
-from typing import Protocol
 
 import structlog
 
@@ -41,6 +38,7 @@ from crmbridge.crm.retry import (
     pause_s,
     retry_after_s,
 )
+from crmbridge.crm.sending import Outbox, Settings, Stats
 
 log = structlog.get_logger("crmbridge.crm")
 
@@ -53,60 +51,6 @@ little, or a ring that comes meanwhile waits for it: without a limit 60 ms, in p
 backlog)."""
 LATE_S = 60.0
 """Both loops go round every FOLLOW_OUTBOX_S; a slow disk may hold them up this long before they count as hung."""
-
-
-class Outbox(Protocol):
-    """What the sender needs of the outbox."""
-
-    def record(
-        self, delivery_id: int, attempt: Attempt, state: State, next_attempt_at: datetime | None = None
-    ) -> Awaitable[bool]:
-        """Store an attempt and where the callback stands now; False when somebody has taken it back meanwhile."""
-
-    async def expire(self, delivery_ids: Sequence[int]) -> None:
-        """These are too old to be of use."""
-
-    async def changes(self) -> Sequence[Delivery] | None:
-        """All that are queued, if another process has changed the outbox since this was last asked; else None."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How to reach the CRM, and how hard to try."""
-
-    url: str
-    concurrency: int = 8
-    """Requests under way at the same time, each of another call."""
-    timeout_s: float = 10.0
-    ring_expires_s: float = 60.0
-    answer_expires_s: float = 3600.0
-    stop_grace_s: float = 5.0
-    """How long a stop waits for what is under way."""
-    ssl_context: ssl.SSLContext | None = None
-    """None: the system's certificates."""
-    names_pbxes: bool = False
-    """Lines of the log say which PBX a callback is from."""
-
-
-@dataclass(slots=True)
-class Stats:
-    """What went on since the start, for metrics."""
-
-    outcomes: dict[State, int] = field(
-        default_factory=lambda: {state: 0 for state in State if state is not State.QUEUED}
-    )
-    requests: int = 0
-    failures: int = 0
-    """Requests that will be, or would have been, tried again."""
-    waiting: int = 0
-    """Callbacks in memory, those under way included."""
-    under_way: int = 0
-    oldest_s: float = 0.0
-    """Age of the oldest that waits."""
-    crm_down: bool = False
-    last_confirmed_s: float | None = None
-    """Seconds from the last confirmed callback's event to its confirmation."""
-    last_failure: str = ""
 
 
 class Sender:
@@ -342,16 +286,19 @@ class Sender:
     def _stored(self, entry: Entry, attempt: Attempt, state: State, due: float, storing: asyncio.Future[bool]) -> None:
         self._storing.discard(storing)
         self._wake.set()
-        if error := storing.exception():
-            self._failure = error
+        if storing.cancelled():
             return
-        if state is not State.QUEUED:
-            self._close(entry, state, attempt)
-        elif storing.result():
-            self._lanes.pause(entry, due)
-        else:
-            self._lanes.remove(entry)  # by hand, meanwhile
-            log.info("crm.dropped", **self._about(entry.delivery.event))
+        try:
+            if state is not State.QUEUED:
+                storing.result()
+                self._close(entry, state, attempt)
+            elif storing.result():
+                self._lanes.pause(entry, due)
+            else:
+                self._lanes.remove(entry)  # by hand, meanwhile
+                log.info("crm.dropped", **self._about(entry.delivery.event))
+        except Exception as error:  # noqa: BLE001  # it is raised where `run` is awaited
+            self._failure = error
 
     async def _expire(self, entries: Sequence[Entry]) -> None:
         told = await self._claiming.told([entry.delivery for entry in entries]) if self._claiming else {}

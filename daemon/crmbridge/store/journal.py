@@ -385,15 +385,19 @@ class Journal:
             await self._in_thread(partial(self._open_again, look_through=damage(self._refusal)))
             while self._queue:
                 if trouble := await self._store_next():
-                    raise trouble
+                    self._still_refuses(trouble)
+                    return False
         except Exception as error:  # noqa: BLE001  # whatever it is, it is tried again, and meanwhile all goes on
-            log.debug("store.disk_still_refuses", reason=str(error), error=type(error).__name__)
-            if damage(error):
-                self._refusal = error
+            self._still_refuses(error)
             return False
         self._refusal = None
         self._say_back("store.disk_back")
         return True
+
+    def _still_refuses(self, error: Exception) -> None:
+        log.debug("store.disk_still_refuses", reason=str(error), error=type(error).__name__)
+        if damage(error):
+            self._refusal = error
 
     def _open_again(self, *, look_through: bool) -> None:
         bring_up(self._engine, self._schemas, self._recover, look_through=look_through)
