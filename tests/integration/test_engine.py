@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import stat
-from collections.abc import Sequence
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Column, Integer, MetaData, Table, func, select
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from crmbridge.store.engine import bring_up_async, make_engine, reading, sqlite_url
+from crmbridge.store.engine import bring_up_async, make_engine, sqlite_url
+from crmbridge.store.file_engine import FileEngine
 from crmbridge.store.lock import sole_use
 from crmbridge.store.schema import Schema, StoreError
 
 
-async def open_database(url: str | URL, schemas: Sequence[Schema]) -> AsyncEngine:
+async def open_database(url: str | URL, schemas: Sequence[Schema]) -> AsyncEngine | FileEngine:
     engine = make_engine(url)
     try:
         await bring_up_async(engine, schemas, None)
@@ -27,6 +31,15 @@ async def open_database(url: str | URL, schemas: Sequence[Schema]) -> AsyncEngin
         await engine.dispose()
         raise
     return engine
+
+
+@asynccontextmanager
+async def file(folder: Path) -> AsyncIterator[FileEngine]:
+    """A new one, with a table `things`."""
+    engine = await open_database(sqlite_url(folder / "calls.db"), [schema()])
+    assert isinstance(engine, FileEngine)
+    yield engine
+    await engine.dispose()
 
 
 def schema(upgrades: int = 0) -> Schema:
@@ -45,41 +58,68 @@ async def test_what_is_made_is_nobody_elses_business(tmp_path: Path) -> None:
 
 
 async def test_sqlite_is_set_to_last(tmp_path: Path) -> None:
-    engine = await open_database(sqlite_url(tmp_path / "calls.db"), [schema()])
-    async with reading(engine).connect() as connection:
-        values = {
+    async def values(connection: AsyncConnection) -> dict[str, object]:
+        return {
             name: (await connection.exec_driver_sql(f"PRAGMA {name}")).scalar()
             for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
         }
-    await engine.dispose()
-    assert values == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 5000}
+
+    async with file(tmp_path) as engine:
+        found = await engine.read(values)
+    assert found == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 5000}
 
 
 async def test_a_failed_transaction_leaves_nothing_not_even_tables(tmp_path: Path) -> None:
-    engine = await open_database(sqlite_url(tmp_path / "calls.db"), [schema()])
+    async def fails_at_its_end(connection: AsyncConnection) -> None:
+        await connection.exec_driver_sql("CREATE TABLE more (id INTEGER)")
+        await connection.exec_driver_sql("INSERT INTO things VALUES (1)")
+        await connection.exec_driver_sql("INSERT INTO things VALUES (1)")
 
-    async def fails_at_its_end() -> None:
-        async with engine.begin() as connection:
-            await connection.exec_driver_sql("CREATE TABLE more (id INTEGER)")
-            await connection.exec_driver_sql("INSERT INTO things VALUES (1)")
-            await connection.exec_driver_sql("INSERT INTO things VALUES (1)")
-
-    with pytest.raises(DBAPIError):
-        await fails_at_its_end()
-    async with reading(engine).connect() as connection:
+    async def what_is_there(connection: AsyncConnection) -> tuple[object, list[object]]:
         things = schema().tables.tables["things"]
-        assert await connection.scalar(select(func.count()).select_from(things)) == 0
-        tables = (await connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE name = 'more'")).all()
-    await engine.dispose()
-    assert tables == []
+        tables = await connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE name = 'more'")
+        return await connection.scalar(select(func.count()).select_from(things)), list(tables)
+
+    async with file(tmp_path) as engine:
+        with pytest.raises(DBAPIError):
+            await engine.write(fails_at_its_end)
+        assert await engine.read(what_is_there) == (0, [])
 
 
 async def test_a_reader_does_not_wait_for_a_writer(tmp_path: Path) -> None:
-    engine = await open_database(sqlite_url(tmp_path / "calls.db"), [schema()])
-    async with engine.begin() as writer, reading(engine).connect() as reader:
-        await writer.exec_driver_sql("INSERT INTO things VALUES (1)")
-        assert (await reader.exec_driver_sql("SELECT count(*) FROM things")).scalar() == 0
-    await engine.dispose()
+    written, may_commit = threading.Event(), threading.Event()
+
+    async def write(connection: AsyncConnection) -> None:
+        await connection.exec_driver_sql("INSERT INTO things VALUES (1)")
+        written.set()
+        assert may_commit.wait(20)
+
+    async def count(connection: AsyncConnection) -> object:
+        return (await connection.exec_driver_sql("SELECT count(*) FROM things")).scalar()
+
+    async with file(tmp_path) as engine:
+        writing = asyncio.create_task(engine.write(write))
+        assert await asyncio.to_thread(written.wait, 20)
+        assert await engine.read(count) == 0
+        may_commit.set()
+        await writing
+        assert await engine.read(count) == 1
+
+
+async def test_what_is_done_in_a_file_waits_for_nothing_but_its_statements(tmp_path: Path) -> None:
+    async def waits(connection: AsyncConnection) -> None:
+        await connection.exec_driver_sql("INSERT INTO things VALUES (1)")
+        await asyncio.sleep(0)
+
+    async def count(connection: AsyncConnection) -> object:
+        return (await connection.exec_driver_sql("SELECT count(*) FROM things")).scalar()
+
+    async with file(tmp_path) as engine:
+        with pytest.raises(RuntimeError, match="waits for something else"):
+            await engine.write(waits)
+        assert await engine.read(count) == 0
+        await engine.dispose()
+        assert await engine.read(count) == 0, "over a new connection"
 
 
 async def refusal(url: str | URL, *schemas: Schema) -> str:

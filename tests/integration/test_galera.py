@@ -17,10 +17,10 @@ from tests.asterisk.lab import galera
 from tests.integration.test_call_list import HERE, HISTORY, KEY, record, shown
 
 from crmbridge.calls.cdr import Cdr
-from crmbridge.store import sql_access
+from crmbridge.store import mysql, sql_access
 from crmbridge.store.call_list import CallList, open_call_list
 from crmbridge.store.database import LIMIT_S
-from crmbridge.store.engine import make_engine
+from crmbridge.store.engine import parsed
 from crmbridge.store.schema import StoreError
 
 pytestmark = [
@@ -103,7 +103,7 @@ async def test_a_cluster(cluster: galera.Cluster, subtests: pytest.Subtests) -> 
         assert await in_step(cluster, COUNTED) == {"count(*)\tcount(DISTINCT linkedid)\n250\t250\n"}
 
     with subtests.test("a transaction that another node has undone fails, whatever statement comes next"):
-        engine = make_engine(url(cluster, 0))
+        engine = mysql.make_engine(parsed(url(cluster, 0)), 1)
         aborted = "SHOW STATUS LIKE 'wsrep_local_bf_aborts'"
         so_far = nodes[0].database.run(aborted)
         async with engine.connect() as connection:

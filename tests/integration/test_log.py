@@ -166,8 +166,8 @@ def broken_take(self, pbx, frame, at):
     take(self, pbx, frame, at)
 
 async def broken_write(self, changes):
-    async with self._database._engine.connect() as connection:
-        await connection.execute(text("SELECT :number FROM nowhere"), {"number": str(changes[0].number)})
+    with self._reading.connect() as connection:
+        connection.execute(text("SELECT :number FROM nowhere"), {"number": str(changes[0].number)})
 
 async def broken_send(self, event, allowed):
     if event.extension == "779":

@@ -18,7 +18,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from crmbridge.store import mysql
-from crmbridge.store.async_engine import AsyncConnection, AsyncEngine
+from crmbridge.store.async_engine import AsyncEngine
 from crmbridge.store.engine import (
     BUSY_TIMEOUT_MS,
     DiskError,
@@ -31,6 +31,7 @@ from crmbridge.store.engine import (
     reading,
     shown,
 )
+from crmbridge.store.file_engine import FileEngine, Work
 from crmbridge.store.schema import MigratingError, Schema, StoreError
 from crmbridge.store.servers import Servers, listed
 
@@ -46,7 +47,7 @@ _PAUSES_S = (0.02, 0.04, 0.08, 0.16, 0.32)
 chance, so that the two don't meet again."""
 
 T = TypeVar("T")
-Work = Callable[[AsyncConnection], Awaitable[T]]
+AnyEngine = AsyncEngine | FileEngine
 
 
 class Database:
@@ -54,16 +55,17 @@ class Database:
 
     def __init__(
         self,
-        engine: AsyncEngine,
+        engine: AnyEngine,
         schemas: Sequence[Schema],
         recover: Recover | None,
-        readers: AsyncEngine | None = None,
+        readers: AnyEngine | None = None,
         servers: Servers | None = None,
     ) -> None:
         """`readers`: an engine of its own for what only reads. `servers`: those of a server's database."""
         self._servers = servers
         self._engine = engine
-        self._reading = reading(engine if readers is None else readers)
+        readers = engine if readers is None else readers
+        self._reading = readers if isinstance(readers, FileEngine) else reading(readers)
         self._schemas = schemas
         self._recover = recover
         self._up = False
@@ -122,11 +124,11 @@ class Database:
 
     async def _run(
         self,
-        engine: AsyncEngine,
+        engine: AnyEngine,
         work: Work[T],
         limit_s: float,
         turn: AbstractAsyncContextManager[object],
-        once: Callable[[AsyncEngine, Work[T]], Awaitable[T]],
+        once: Callable[[AnyEngine, Work[T]], Awaitable[T]],
     ) -> T:
         if self.is_sqlite:
             await self.bring_up()
@@ -166,7 +168,8 @@ class Database:
             return
         self._servers.leave(turn)
         for engine in (self._engine, self._reading):
-            await engine.dispose(close=False)  # closing says goodbye, and waits for the answer
+            if not isinstance(engine, FileEngine):
+                await engine.dispose(close=False)  # closing says goodbye, and waits for the answer
 
     def _hangs(self, limit_s: float) -> str:
         return f"{self.name} does not answer within {limit_s:g} s"
@@ -181,12 +184,16 @@ def _pause_s(tried: int) -> float:
     return _PAUSES_S[min(tried, len(_PAUSES_S) - 1)] * (1 - random() / 2)  # noqa: S311  # no secret
 
 
-async def _once(engine: AsyncEngine, work: Work[T]) -> T:
+async def _once(engine: AnyEngine, work: Work[T]) -> T:
+    if isinstance(engine, FileEngine):
+        return await engine.write(work)
     async with engine.begin() as connection:
         return await work(connection)
 
 
-async def _looked(engine: AsyncEngine, work: Work[T]) -> T:
+async def _looked(engine: AnyEngine, work: Work[T]) -> T:
+    if isinstance(engine, FileEngine):
+        return await engine.read(work)
     async with engine.connect() as connection:  # nothing to commit
         return await work(connection)
 

@@ -25,7 +25,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from crmbridge.store import mysql
-from crmbridge.store.async_engine import AsyncEngine, create_async_engine
+from crmbridge.store.async_engine import AsyncEngine
+from crmbridge.store.file_engine import FileEngine
 from crmbridge.store.migration import VERSIONS, migrate
 from crmbridge.store.schema import Schema, StoreError, lacking
 from crmbridge.store.servers import Servers
@@ -79,13 +80,13 @@ Recover = Callable[[Engine, Sequence[Schema], DamagedError], None]
 
 
 def sqlite_url(path: Path) -> URL:
-    """The address of a SQLite file."""
+    """The address of a SQLite file, as settings have it; the driver's name in it is kept from when it was used."""
     return URL.create("sqlite+aiosqlite", database=str(path))
 
 
 def make_engine(
     url: str | URL, connections: int = 5, *, only_reads: bool = False, servers: Servers | None = None
-) -> AsyncEngine:
+) -> AsyncEngine | FileEngine:
     """An engine for this address; nothing is opened yet. Raises StoreError where the address is none.
 
     `only_reads`: nothing is written by it; in a SQLite file it may be all the same (see `reading`). `servers`: of a
@@ -96,26 +97,22 @@ def make_engine(
         return mysql.make_engine(address, connections, only_reads=only_reads, servers=servers)
     if address.database in {None, "", ":memory:"}:
         raise StoreError("store.url names no file: write sqlite+aiosqlite:////var/lib/crmbridge/calls.db")
-    # hide_parameters, here and elsewhere: an error that quotes its values would write callers' numbers into the log
-    engine = create_async_engine(address, pool_size=connections, max_overflow=0, hide_parameters=True)
-    _prepare_sqlite(engine.sync_engine)
-    return engine
+    file = _sqlite_engine(Path(shown(address)), connections)
+    return FileEngine(file, reading(file), connections)
 
 
 async def bring_up_async(
-    engine: AsyncEngine, schemas: Sequence[Schema], recover: Recover | None, *, look_through: bool = False
+    engine: AsyncEngine | FileEngine, schemas: Sequence[Schema], recover: Recover | None, *, look_through: bool = False
 ) -> None:
     """Bring a database's tables up to date. Raises StoreError, with what to do about it.
 
     A missing SQLite file is made, and its folder. `recover` is asked when a SQLite file is found to be damaged; it is
     read through for that only where it says so, as it may be large.
     """
-    where = shown(engine.url)
-    if engine.dialect.name == "sqlite":
-        make_file(Path(where))
-        if recover is not None:
-            await asyncio.to_thread(_recovered, Path(where), schemas, recover, look_through=look_through)
-    with _named(where):
+    if isinstance(engine, FileEngine):
+        await asyncio.to_thread(bring_up, engine.sync_engine, schemas, recover, look_through=look_through)
+        return
+    with _named(shown(engine.url)):
         async with engine.begin() as connection:
             await connection.run_sync(migrate, schemas, datetime.now(UTC))
 
@@ -148,8 +145,10 @@ def open_or_later(
         return _sqlite_engine(path), error
 
 
-def _sqlite_engine(path: Path) -> Engine:
-    engine = create_engine(sqlite_url(path).set(drivername="sqlite"), pool_size=1, max_overflow=0, hide_parameters=True)
+def _sqlite_engine(path: Path, connections: int = 1) -> Engine:
+    address = sqlite_url(path).set(drivername="sqlite")
+    # hide_parameters, here and elsewhere: an error that quotes its values would write callers' numbers into the log
+    engine = create_engine(address, pool_size=connections, max_overflow=0, hide_parameters=True)
     _prepare_sqlite(engine)
     return engine
 
@@ -212,10 +211,6 @@ def reading_apart(engine: Engine) -> Engine:
     apart = create_engine(engine.url, poolclass=NullPool, hide_parameters=True)
     _prepare_sqlite(apart)
     return reading(apart)
-
-
-def _recovered(path: Path, schemas: Sequence[Schema], recover: Recover, *, look_through: bool) -> None:
-    open_sqlite(path, schemas, recover, look_through=look_through).dispose()
 
 
 def _refuse_what_is_not_ours(engine: Engine) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy.engine import URL
 
 from crmbridge.store import mysql
 from crmbridge.store.async_engine import AsyncEngine
-from crmbridge.store.engine import bring_up_async, make_engine, shown
+from crmbridge.store.engine import bring_up_async, shown
 from crmbridge.store.schema import MigratingError, Schema, StoreError, mysql_code
 from crmbridge.store.servers import Servers, listed
 
@@ -101,7 +101,7 @@ class Quick:
 
     async def bring_up(self, schema: Schema) -> None:
         """Make its tables. Raises `errors()`."""
-        engine, silent = make_engine(self._address, 1, servers=self._servers), False
+        engine, silent = mysql.make_engine(self._address, 1, servers=self._servers), False
         try:
             async with asyncio.timeout(self.timeout_s):
                 while not await _brought_up(engine, schema):  # noqa: ASYNC110  # of another process there are no events

@@ -22,7 +22,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from crmbridge.store import mysql
 from crmbridge.store.async_engine import AsyncConnection
 from crmbridge.store.call_tables import CLIENT_CALLS, SCHEMA, VIEWS
-from crmbridge.store.engine import explain, make_engine
+from crmbridge.store.engine import explain, parsed
 from crmbridge.store.migration import BEING_SET_UP, VERSIONS, claimed_by_hand, make_views_anew
 from crmbridge.store.schema import StoreError, mysql_code
 from crmbridge.store.servers import address
@@ -121,11 +121,15 @@ async def _run(url: str | URL, statements: Sequence[str]) -> list[list[tuple[obj
 
 
 async def _connected(url: str | URL, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    none = StoreError("that is no database address: mysql+asyncmy://USER:PASSWORD@HOST/")
     try:
-        # Each statement commits by itself, as where `mariadb` reads them: see claimed_by_hand.
-        engine = make_engine(address(url), connections=1, only_reads=True)
+        where = parsed(address(url))
     except ArgumentError:
-        raise StoreError("that is no database address: mysql+asyncmy://USER:PASSWORD@HOST/") from None
+        raise none from None
+    if where.get_backend_name() == "sqlite":
+        raise none
+    # Each statement commits by itself, as where `mariadb` reads them: see claimed_by_hand.
+    engine = mysql.make_engine(where, connections=1, only_reads=True)
     try:
         async with asyncio.timeout(LIMIT_S), engine.connect() as connection:
             return await work(connection)
