@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import random
 import re
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -105,29 +103,6 @@ async def test_a_scan_fills_no_disk_and_each_request_is_counted(
         if event == "http.request":
             assert len(lines) + sum(line.get("repeated", 0) for line in lines) == many
     assert bridge.lines[-1]["repeated"] > 1, "told at the stop"
-
-
-def test_the_journal_is_told_how_grave_a_line_is_and_nobody_else() -> None:
-    """`journalctl -p warning` goes by it."""
-    program = (
-        "import logging, structlog; from crmbridge import log;"
-        "log.configure(level='info', form='json', mask_numbers=False); one = structlog.get_logger('crmbridge.x');"
-        "one.info('a.b'); one.warning('a.b'); one.error('a.b'); one.critical('a.b'); logging.warning('a library')"
-    )
-    for is_journal in (True, False):
-        reading, writing = os.pipe()
-        stat = os.fstat(writing)
-        stream = f"{stat.st_dev}:{stat.st_ino if is_journal else 1}"
-        done = subprocess.run(
-            [sys.executable, "-c", program], stderr=writing, env={**os.environ, "JOURNAL_STREAM": stream}, check=False
-        )
-        os.close(writing)
-        with os.fdopen(reading) as said:
-            lines = said.read().splitlines()
-        assert done.returncode == 0
-        assert [line.partition("{")[0] for line in lines] == (
-            ["<6>", "<4>", "<3>", "<2>", "<4>"] if is_journal else [""] * 5
-        )
 
 
 # What must not be in it

@@ -57,6 +57,12 @@ def test_a_number_in_a_text_is_hidden_in_any_spelling_and_any_escaping(text: str
     assert "33004" not in digits(masked_text(f"what is around it: {text}, and so on"))
 
 
+def test_a_number_is_hidden_beside_what_is_no_text() -> None:
+    """Of a file's name, say, that is no UTF-8."""
+    assert masked_text("\udc80 033004799") == "\udc80 ******799"
+    assert masked_text("\udc80 %30%33%33%30%30%34%37%39%39") == "? ******799"
+
+
 def test_digits_that_are_escaped_themselves_are_digits() -> None:
     assert masked_text("number=%30%33%33%30%30%34%37%39%39") == "number=******799"
 
