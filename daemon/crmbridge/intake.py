@@ -1,7 +1,9 @@
 """The one path from the PBX's events to the outbox: in order, never blocking the reader, nothing dropped silently.
 
-Frames are taken as they are read and worked off in batches by one task: tracker, outbox (one commit for the whole
-batch), sender. Call records and the like go their own way at once, so that neither holds the other up.
+Frames go to the tracker as they are read. What it tells is stored, in one transaction what comes of one read of the
+socket, and then sent; frames that come meanwhile wait, and are worked off together. No task is woken for any of it: a
+call's frames come in some four reads, and each more round of the event loop makes a popup later (`make bench`, section
+rings). Call records and the like go their own way at once, so that neither holds the other up.
 
 Where more frames wait than memory should hold, all are thrown away until we can go on, and then the PBX is asked for
 its channels anew: what is rung for or talked about then is told, and what was told is not told again.
@@ -63,8 +65,8 @@ class Intake:
 
         `others`: what to do at once with events that are not the tracker's, by name. `resync` asks the PBX to list its
         channels, for when we could not keep up. `watch` is shown each event that the tracker takes, after it. `alive`
-        is told within how many seconds it will be told again. `worked_off` hears after each batch how many seconds its
-        oldest frame has waited until then.
+        is told within how many seconds it will be told again. `worked_off` hears, when something is stored and when
+        frames that waited are worked off, how many seconds the oldest of them has taken.
         """
         self._tracker = tracker
         self._store = store
@@ -76,14 +78,24 @@ class Intake:
         self._worked_off = worked_off
         self._longest_lag = longest_lag
         self._lag_s = lag_s
+        self._loop = asyncio.get_running_loop()
         self._waiting: deque[Taken] = deque()
-        self._arrived = asyncio.Event()
+        """Frames that came while something is stored."""
+        self._told: list[CallEvent] = []
+        """What will be stored next."""
+        self._storing: asyncio.Future[list[Delivery]] | None = None
+        self._going_on = False
+        """With those that waited, and there are more."""
+        self._alarm: asyncio.TimerHandle | None = None
+        self._moved = asyncio.Event()
+        self._failure: BaseException | None = None
         self._stopping = False
         self._overrun = False
         self._oldest: float | None = None
         self._lags_since: float | None = None
         self.dropped = 0
         """Frames thrown away since the start because we could not keep up."""
+        self._alive(NOTHING_UNDER_WAY)
 
     @property
     def waiting(self) -> int:
@@ -94,75 +106,44 @@ class Intake:
     def lag_s(self) -> float:
         """How long the oldest frame that is not worked off has waited."""
         oldest = self._oldest if self._oldest is not None else self._waiting[0][2] if self._waiting else None
-        return 0.0 if oldest is None else asyncio.get_running_loop().time() - oldest
+        return 0.0 if oldest is None else self._loop.time() - oldest
 
     def take(self, frame: Frame, at: datetime) -> None:
         """Take a frame that was read at this instant. Returns at once."""
         other = self._others.get(frame.get("Event", ""))
         if other is not None:
             _hand_over(frame, other)
-            return
-        if self._overrun or len(self._waiting) >= self._longest_lag:
+        elif self._storing is None and not self._going_on:
+            self._work_off(frame, at)
+            if self._told and self._oldest is None:
+                # With the others of the same read of the socket: a ring group's phones are one transaction.
+                self._oldest = self._loop.time()
+                self._loop.call_soon(self._store_told)
+        elif self._overrun or len(self._waiting) >= self._longest_lag:
             self._drop()
-            return
-        self._waiting.append((frame, at, asyncio.get_running_loop().time()))
-        self._arrived.set()
+        else:
+            self._waiting.append((frame, at, self._loop.time()))
 
     def stop(self) -> None:
-        """Ask `run` to end once it has worked off what has come."""
+        """Ask `run` to end once what has come is worked off."""
         self._stopping = True
-        self._arrived.set()
+        self._moved.set()
 
     async def run(self) -> None:
-        """Work off what comes, until `stop`."""
-        loop = asyncio.get_running_loop()
-        while self._waiting or not self._stopping:
-            self._alive(NOTHING_UNDER_WAY)
-            await self._arrived.wait()
-            batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
-            if not self._waiting:
-                self._arrived.clear()
-            if batch:
-                self._alive(LATE_S)
-                self._oldest = batch[0][2]
-                alarm = loop.call_at(self._oldest + self._lag_s, self._say_it_lags)
-                await self._work_off(batch)
-                alarm.cancel()
-                self._look_back()
+        """Be there until `stop`, and until all is worked off that came before. Raises what goes wrong with that."""
+        while self._failure is None and not (self._stopping and self._rests):
+            self._moved.clear()
+            await self._moved.wait()
+        if self._failure is not None:
+            raise self._failure
 
-    def _drop(self) -> None:
-        if not self._overrun:
-            hint = "all frames are thrown away until the disk or the CPU keeps up; then the PBX is asked what goes on"
-            log.error("intake.overrun", frames=len(self._waiting), lag_s=round(self.lag_s, 1), hint=hint)
-        self._overrun = True
-        self.dropped += 1 + len(self._waiting)
-        self._waiting.clear()
-        self._arrived.set()
+    @property
+    def _rests(self) -> bool:
+        return self._storing is None and not self._going_on and not self._told
 
-    def _look_back(self) -> None:
-        """After each batch: how far behind are we?"""
-        longest, self._oldest = self.lag_s, None
-        self._worked_off(longest)
-        if longest >= self._lag_s:
-            self._say_it_lags()
-        if self._lags_since is not None and self.lag_s < self._lag_s:
-            lasted_s = asyncio.get_running_loop().time() - self._lags_since
-            log.warning("intake.caught_up", lasted_s=round(lasted_s, 1), resync=self._overrun)
-            self._lags_since = None
-        if self._overrun:
-            self._overrun = False
-            self._resync()
-
-    def _say_it_lags(self) -> None:
-        if self._lags_since is None and self.lag_s >= self._lag_s:
-            self._lags_since = asyncio.get_running_loop().time() - self.lag_s
-            hint = "popups come late: see store.… in this log, and this machine's load"
-            log.warning("intake.lags", lag_s=round(self.lag_s, 1), frames=len(self._waiting), hint=hint)
-
-    async def _work_off(self, batch: Sequence[Taken]) -> None:
-        events = [event for frame, at, _ in batch for event in self._understand(frame, at)]
-        for frame, at, _ in batch:
-            self._show(frame, at)
+    def _work_off(self, frame: Frame, at: datetime) -> None:
+        self._told += self._understand(frame, at)
+        self._show(frame, at)
         for endpoint, context, linkedid in self._tracker.strangers():
             log.warning(
                 "pbx.unknown_line",
@@ -171,13 +152,87 @@ class Intake:
                 linkedid=linkedid,
                 hint="not told to the CRM: add it to pbx.trunks or pbx.endpoints, or its context to inbound_contexts",
             )
-        if not events:
-            await asyncio.sleep(0)  # others have their turn, however much there is to do
+
+    def _store_told(self) -> None:
+        events, self._told = self._told, []
+        self._alive(LATE_S)
+        assert self._oldest is not None  # noqa: S101  # something is stored
+        self._alarm = self._loop.call_at(self._oldest + self._lag_s, self._say_it_lags)
+        try:
+            self._storing = asyncio.ensure_future(self._store(events))
+        except Exception as error:  # noqa: BLE001  # it is raised where `run` is awaited
+            self._fail(error)
+        else:
+            self._storing.add_done_callback(self._stored)
+
+    def _stored(self, storing: asyncio.Future[list[Delivery]]) -> None:
+        assert self._alarm is not None  # noqa: S101  # set where the storing begins
+        assert self._oldest is not None  # noqa: S101
+        self._alarm.cancel()
+        self._storing = None
+        if storing.cancelled():
+            return  # with everything
+        try:
+            new = storing.result()
+            self._send(new, self._loop.time() - self._oldest)
+            for delivery in new:
+                _say(delivery.event)
+            self._look_back()
+            self._go_on()
+        except Exception as error:  # noqa: BLE001  # as above
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = error
+        self._moved.set()
+
+    def _go_on(self) -> None:
+        """Work off what came meanwhile."""
+        if self._waiting:
+            self._oldest = self._waiting[0][2]
+        for _ in range(min(BATCH, len(self._waiting))):
+            frame, at, _taken_at = self._waiting.popleft()
+            self._work_off(frame, at)
+        self._going_on = bool(self._waiting) and not self._told
+        if self._told:
+            self._store_told()
             return
-        new = await self._store(events)
-        self._send(new, asyncio.get_running_loop().time() - batch[0][2])
-        for delivery in new:
-            _say(delivery.event)
+        if self._oldest is not None or self._overrun:
+            self._look_back()
+        if self._going_on:
+            self._loop.call_soon(self._go_on)  # others have their turn, however much there is to do
+            return
+        self._alive(NOTHING_UNDER_WAY)
+        if self._stopping:
+            self._moved.set()
+
+    def _drop(self) -> None:
+        if not self._overrun:
+            hint = "all frames are thrown away until the disk or the CPU keeps up; then the PBX is asked what goes on"
+            log.error("intake.overrun", frames=len(self._waiting), lag_s=round(self.lag_s, 1), hint=hint)
+        self._overrun = True
+        self.dropped += 1 + len(self._waiting)
+        self._waiting.clear()
+
+    def _look_back(self) -> None:
+        """After each batch: how far behind are we?"""
+        longest, self._oldest = self.lag_s, None
+        self._worked_off(longest)
+        if longest >= self._lag_s:
+            self._say_it_lags()
+        if self._lags_since is not None and self.lag_s < self._lag_s:
+            lasted_s = self._loop.time() - self._lags_since
+            log.warning("intake.caught_up", lasted_s=round(lasted_s, 1), resync=self._overrun)
+            self._lags_since = None
+        if self._overrun:
+            self._overrun = False
+            self._resync()
+
+    def _say_it_lags(self) -> None:
+        if self._lags_since is None and self.lag_s >= self._lag_s:
+            self._lags_since = self._loop.time() - self.lag_s
+            hint = "popups come late: see store.… in this log, and this machine's load"
+            log.warning("intake.lags", lag_s=round(self.lag_s, 1), frames=len(self._waiting), hint=hint)
 
     def _understand(self, frame: Frame, at: datetime) -> list[CallEvent]:
         try:

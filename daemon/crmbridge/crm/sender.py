@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import copy_context
 from datetime import timedelta
 from functools import partial
 
@@ -160,8 +161,13 @@ class Sender:
         self._lanes.add(delivery, now - age_s, now - queued_s + self._policy.life_s(event.kind), due)
 
     async def _dispatch(self, tasks: asyncio.TaskGroup, client: CrmClient) -> None:
+        ours = copy_context()
+
         def go(entry: Entry) -> asyncio.Task[None]:
-            return tasks.create_task(self._deliver(entry, client), name=entry.delivery.event.linkedid)
+            # In our context, and not that of whoever handed it in: lines about the CRM would name one of the PBXes.
+            return tasks.create_task(
+                self._deliver(entry, client), name=entry.delivery.event.linkedid, context=ours.copy()
+            )
 
         self._go = go
         try:

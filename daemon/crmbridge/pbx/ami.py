@@ -251,25 +251,41 @@ class Ami:
 
     def _on_frame(self, frame: Frame) -> None:
         event = frame.get("Event")
-        if event is not None and event in self.counts.events:  # so that no label is made of what somebody smuggled in
+        if event is None:
+            if (action := refusal(frame)) is not None:
+                log.warning("ami.list_refused", action=action, reason=frame.get("Message"))
+        elif event in self.counts.events:  # so that no label is made of what somebody smuggled in
             self.counts.events[event] += 1
-        if event is None and (action := refusal(frame)) is not None:
-            log.warning("ami.list_refused", action=action, reason=frame.get("Message"))
         self._give(self._listing.take(frame, datetime.now(UTC)))
-        if due := self._listing.due():
-            self._ask(due)
-        if event == "FullyBooted":
-            self._booted.set()
-            if self._ready.is_set():
-                self._ask(self._listing.ask())  # it came late: when we first looked, there was nothing yet
-        elif event == "Reload" and self._ready.is_set():
+        if self._listing.is_due:
+            self._ask(self._listing.due())
+        if event in self._OF_SESSION:
+            self._OF_SESSION[event](self, frame)
+
+    def _fully_booted(self, _: Frame) -> None:
+        self._booted.set()
+        if self._ready.is_set():
+            self._ask(self._listing.ask())  # it came late: when we first looked, there was nothing yet
+
+    def _reloaded(self, frame: Frame) -> None:
+        if self._ready.is_set():
             log.info("ami.asterisk_reloaded", module=frame.get("Module"))
             self._ask(self._listing.ask(PHONES))
-        elif event == "UserEvent" and frame.get("UserEvent") in _PHONES_CHANGED and self._ready.is_set():
+
+    def _somebody_says(self, frame: Frame) -> None:
+        if frame.get("UserEvent") in _PHONES_CHANGED and self._ready.is_set():
             self._ask(self._listing.ask(PHONES))
-        elif event == "Shutdown":
-            self.counts.stops = True
-            log.info("ami.asterisk_stops", restart=frame.get("Restart"))
+
+    def _stops(self, frame: Frame) -> None:
+        self.counts.stops = True
+        log.info("ami.asterisk_stops", restart=frame.get("Restart"))
+
+    _OF_SESSION: Mapping[str | None, Callable[[Ami, Frame], None]] = {
+        "FullyBooted": _fully_booted,
+        "Reload": _reloaded,
+        "UserEvent": _somebody_says,
+        "Shutdown": _stops,
+    }
 
     def _ask(self, actions: Iterable[Action]) -> None:
         if self._connection is None:
@@ -302,7 +318,7 @@ class Ami:
 
     def _give(self, taken: Iterable[Taken]) -> None:
         """Hand frames on. Whoever takes them may call `resync`, which takes back those that it did not get yet."""
-        self._out.extend(taken)
+        self._out += taken
         while self._out:
             frame, at = self._out.popleft()
             try:

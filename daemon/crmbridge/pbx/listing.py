@@ -105,9 +105,14 @@ class Listing:
         self._due = {}
         return self._start({one.action: one for one in LISTS})
 
+    @property
+    def is_due(self) -> bool:
+        """Whether `due` has any."""
+        return bool(self._due) and not self.awaited
+
     def due(self) -> list[Action]:
         """The actions that ask for what was asked for while other lists were under way, once those are in."""
-        if not self._due or self.awaited:
+        if not self.is_due:
             return []
         due, self._due = self._due, {}
         return self._start(due)
@@ -116,9 +121,10 @@ class Listing:
         """Take a frame; those whose turn it is now come back, in order."""
         if self._awaited and _is_answer(frame):
             return self._take_answer(frame, at)
-        if "Event" not in frame:
+        event = frame.get("Event")
+        if event is None:
             return []
-        if self._held is not None and frame["Event"] not in self._apart:
+        if self._held is not None and event not in self._apart:
             self._held.append((frame, at))
             return []
         return [(frame, at)]

@@ -125,22 +125,28 @@ class Outbox:
         """How many writes (callbacks, attempts) wait for the disk."""
         return self._journal.backlog
 
-    async def add(self, events: Sequence[CallEvent]) -> list[Delivery]:
-        """Store these, all or none, and return those that were not there yet; they are on disk then.
+    def add(self, events: Sequence[CallEvent]) -> asyncio.Future[list[Delivery]]:
+        """Store these, all or none; those of them that were not there yet, once they are on disk. Never blocks.
 
         Where the disk refuses or hangs, those that this process has not added lately come back all the same, and are
         stored later.
         """
         fresh = [event for event in map(sql.storable, events) if event.key not in self._remembered]
         if not fresh:
-            return []
+            nothing: asyncio.Future[list[Delivery]] = asyncio.get_running_loop().create_future()
+            nothing.set_result([])
+            return nothing
         deliveries = [self._numbered(event) for event in fresh]
 
         def operation(connection: Connection) -> list[Delivery]:
             return sql.insert(connection, deliveries)
 
-        added = await self._journal.write(operation, lambda: self._not_remembered(deliveries))
-        self._remember(deliveries)
+        def done(added: asyncio.Future[list[Delivery]]) -> None:
+            if not added.cancelled() and added.exception() is None:
+                self._remember(deliveries)
+
+        added = self._journal.write(operation, lambda: self._not_remembered(deliveries))
+        added.add_done_callback(done)
         return added
 
     def record(
