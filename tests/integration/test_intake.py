@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -199,3 +199,26 @@ async def test_an_event_that_nobody_understands_costs_no_other(tmp_path: Path, p
             await pbx.play(trace("01_did_to_ext_answered"), speed=FAST)
             await b.until(lambda: len(b.told) == 2)
     assert "intake.event_failed" in {each["event"] for each in logs}
+
+
+async def _fails(_: Sequence[CallEvent]) -> list[Delivery]:
+    raise RuntimeError("a bug")
+
+
+def _fails_at_once(_: Sequence[CallEvent]) -> Awaitable[list[Delivery]]:
+    raise RuntimeError("a bug")
+
+
+@pytest.mark.parametrize("store", [_fails, _fails_at_once])
+async def test_a_store_that_fails_ends_the_intake(
+    tmp_path: Path, pbx: SimulatedPbx, store: Callable[[Sequence[CallEvent]], Awaitable[list[Delivery]]]
+) -> None:
+    async def intake() -> None:
+        async with bench(tmp_path, pbx) as b:
+            b.intake._store = store
+            await pbx.play(trace("01_did_to_ext_answered"), speed=FAST)
+            await asyncio.sleep(LIMIT_S)  # ended by the end of the intake
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await intake()
+    assert caught.value.subgroup(RuntimeError)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from crmbridge.calls.events import Attempt, CallEvent, Delivery, Kind, State
@@ -787,6 +788,19 @@ async def test_whoever_is_told_of_outcomes_and_fails_ends_the_sender(file: Path,
                 await sender.run()
         assert caught.value.subgroup(RuntimeError)
         assert await outbox.waiting() == [], "what the CRM said is kept"
+
+
+async def test_lines_about_the_crm_name_no_pbx_of_whoever_hands_in(file: Path, crm: Receiver) -> None:
+    crm.script(Reply(status=503))
+    with capture_logs(processors=[structlog.contextvars.merge_contextvars]) as logs:
+        async with bench(file, await crm.start()) as b:
+            with structlog.contextvars.bound_contextvars(pbx="branch"):
+                await b.tell(ring())
+            await b.failed(1)
+            await b.clock.turn(10)
+            await b.settled(1)
+    assert {each["event"] for each in logs} >= {"crm.retrying", "crm.confirmed"}
+    assert not [each for each in logs if "pbx" in each]
 
 
 async def test_what_is_too_old_when_it_is_handed_in_is_not_sent(file: Path, crm: Receiver) -> None:

@@ -31,13 +31,10 @@ class Telling:
         self._debatable = debatable
         self._unexplained: dict[str, Leg] = {}
         """Phones that ring for a reason not seen yet: the dial above theirs is still to come."""
-        self._at: datetime
-        self._told: list[CallEvent] = []
-
-    def begin(self, at: datetime) -> list[CallEvent]:
-        """Another event, read at this instant (aware UTC): what will be told because of it, in order, gets in here."""
-        self._at, self._told = at, []
-        return self._told
+        self.at: datetime
+        """When the event was read of which is told, aware UTC."""
+        self.told: list[CallEvent] = []
+        """What is told because of it gets in here, in order."""
 
     def rings(self, leg: Leg) -> None:
         """A phone rings: for an outside caller?"""
@@ -115,7 +112,7 @@ class Telling:
         inbound.rings_again += again
         if inbound.client_id is None:
             inbound.client_id = self._clients.of_call(did=inbound.did, trunk=root.name.endpoint, extension=extension)
-        self._told.append(
+        self.told.append(
             CallEvent(
                 kind=kind,
                 pbx=self._pbx,
@@ -123,7 +120,7 @@ class Telling:
                 extension=extension,
                 number=self.settle_number(root, inbound),
                 client_id=inbound.client_id,
-                at=self._at,
+                at=self.at,
                 linkedid=root.linkedid,
                 uniqueid=phone.uniqueid,
             )

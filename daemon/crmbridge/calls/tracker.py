@@ -101,9 +101,10 @@ class Tracker:
         transition = self._TRANSITIONS.get(event.get("Event", ""))
         if transition is None:
             return []
-        told = self._telling.begin(at)
+        telling = self._telling
+        telling.at, telling.told = at, []
         transition(self, event)
-        return told
+        return telling.told
 
     # Channels
 

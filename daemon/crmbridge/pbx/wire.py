@@ -111,7 +111,8 @@ class FrameReader:
 
         `fallback_encoding` is for frames that are not UTF-8: Asterisk 16 passes a caller's name on as it came.
         """
-        self._wanted = None if wanted is None else {name.encode(): name for name in wanted}
+        self._wanted = None if wanted is None else {_EVENT + name.encode(): name for name in wanted}
+        """By the line with which such a frame begins."""
         self._fallback = fallback_encoding
         self._rest = b""
         self._skipping = False
@@ -122,34 +123,43 @@ class FrameReader:
 
     def feed(self, data: bytes) -> list[Frame]:
         """Take bytes as they came; the frames that are complete with them come back, in order."""
+        before = len(self._rest)
         chunks = (self._rest + data).split(_END)
         self._rest = chunks.pop()
         if self._skipping and chunks:
             chunks.pop(0)  # the end of the overlong frame
             self._skipping = False
-        frames = [frame for chunk in chunks if (frame := self._frame(chunk)) is not None]
+        if len(data) + before > LONGEST_FRAME:
+            chunks = self._without_overlong(chunks)
+        frames: list[Frame] = []
+        wanted, all_wanted = self._wanted or {}, self._wanted is None
+        for (
+            chunk
+        ) in chunks:  # what is in here is not a function of its own: a call for each frame was 2 % of the intake
+            end = chunk.find(b"\r\n")
+            name = wanted.get(chunk[:end])
+            if name is not None and end > 0:
+                try:
+                    frames.append(_Frame(chunk.decode(), name))
+                except UnicodeDecodeError:
+                    frames.append(_Frame(self._text(chunk), name))
+            elif end > 0 and chunk.startswith(_EVENT) and not all_wanted:
+                continue
+            elif (frame := self._other(chunk)) is not None:
+                frames.append(frame)
         if self._skipping or len(self._rest) > LONGEST_FRAME + len(_END) - 1:  # all of its end but the last byte
             self.overlong += not self._skipping
             self._skipping = True
             self._rest = self._rest[-len(_END) + 1 :]  # it may hold the first bytes of the end
         return frames
 
-    def _frame(self, chunk: bytes) -> Frame | None:
-        if len(chunk) > LONGEST_FRAME:
-            self.overlong += 1
-            return None
-        if self._wanted is None or not chunk.startswith(_EVENT):
-            return self._any_frame(chunk)
-        end = chunk.find(b"\r\n")
-        name = self._wanted.get(chunk[len(_EVENT) : end] if end >= 0 else chunk[len(_EVENT) :])
-        if name is None:
-            return None
-        try:
-            return _Frame(chunk.decode(), name)  # a call less than by `_text`: 45 ns of a frame's 1,600
-        except UnicodeDecodeError:
-            return _Frame(self._text(chunk), name)
+    def _without_overlong(self, chunks: list[bytes]) -> list[bytes]:
+        fit = [chunk for chunk in chunks if len(chunk) <= LONGEST_FRAME]
+        self.overlong += len(chunks) - len(fit)
+        return fit
 
-    def _any_frame(self, chunk: bytes) -> Frame | None:
+    def _other(self, chunk: bytes) -> Frame | None:
+        """One that does not begin as wanted events do."""
         text = self._text(chunk)
         if self.version is None and chunk.startswith(_BANNER):
             self.version = text.partition("\r\n")[0].removeprefix(_BANNER.decode()).strip()
@@ -159,7 +169,7 @@ class FrameReader:
         if self._wanted is None or "Response" in frame:
             return frame
         # Asterisk sometimes ends a frame with one empty line too many, so an event may begin with one.
-        return frame if frame.get("Event", "").encode() in self._wanted else None
+        return frame if _EVENT + frame.get("Event", "").encode() in self._wanted else None
 
     def _text(self, chunk: bytes) -> str:
         try:
