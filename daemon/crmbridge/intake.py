@@ -188,6 +188,12 @@ class Intake:
 
     def _go_on(self) -> None:
         """Work off what came meanwhile."""
+        try:
+            self._work_off_waiting()
+        except Exception as error:  # noqa: BLE001  # as above
+            self._fail(error)
+
+    def _work_off_waiting(self) -> None:
         if self._waiting:
             self._oldest = self._waiting[0][2]
         for _ in range(min(BATCH, len(self._waiting))):
