@@ -31,8 +31,8 @@ MOST_NAMED = 100
 """Calls that have a line of their own where so many are taken up at once; more come after an outage only."""
 RETRY_S = 5.0
 GATHER_S = 0.5
-"""How long a record waits for others at most. A transaction costs 1 to 2 ms of processor time, whatever number of
-records it takes up, as much as a call's popups (`make bench`, section rings), and nobody waits for the call list. All
+"""How long a record waits for others at most. A transaction is eight statements and a flush of the disk, whatever
+number of records it takes up, some 1.2 ms of processor time in its threads, and nobody waits for the call list. All
 PBXes wait for the same instants, so that theirs go together: with fifty of them, each for itself, a call cost nearly
 twice as much (section pbxes)."""
 

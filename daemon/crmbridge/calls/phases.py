@@ -15,8 +15,6 @@ from enum import Enum, StrEnum
 class Phase(StrEnum):
     """Where a leg stands."""
 
-    __hash__ = str.__hash__  # Enum's is a function of Python's: to look into TABLE was 8 % of the intake so
-
     NEW = "new"
     """It exists; nobody is being rung, and it has not called us yet."""
     CALLING = "calling"
@@ -33,8 +31,6 @@ class Phase(StrEnum):
 
 class Signal(StrEnum):
     """What happens to a leg."""
-
-    __hash__ = str.__hash__  # as above
 
     CALLS = "calls us"
     DIAL = "is dialed"

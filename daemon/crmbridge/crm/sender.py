@@ -8,8 +8,7 @@ What happened is stored before the next callback of the same call is sent. A pro
 storing sends that request again after its start, with the same Idempotency-Key: at least once, never silently not.
 
 What is handed in goes out at once, and what came of it goes to the outbox at once: each more round of the event loop
-makes a popup later, and costs as much as the work that is done in it (`make bench`, section rings). The sending loop
-goes round when something is stored, and when time alone makes a difference.
+makes a popup later. The sending loop goes round when something is stored, and when time alone makes a difference.
 """
 
 from __future__ import annotations

@@ -133,9 +133,7 @@ class FrameReader:
             chunks = self._without_overlong(chunks)
         frames: list[Frame] = []
         wanted, all_wanted = self._wanted or {}, self._wanted is None
-        for (
-            chunk
-        ) in chunks:  # what is in here is not a function of its own: a call for each frame was 2 % of the intake
+        for chunk in chunks:
             end = chunk.find(b"\r\n")
             name = wanted.get(chunk[:end])
             if name is not None and end > 0:

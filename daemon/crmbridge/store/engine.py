@@ -190,7 +190,7 @@ def check(engine: Engine, schemas: Sequence[Schema]) -> None:
 
 def driver(connection: Connection) -> sqlite3.Connection:
     """What a connection to a SQLite file works with, for statements that must cost little: SQLAlchemy's own work on one
-    is as much as SQLite's. What is begun there by hand, SQLAlchemy's statements on this connection take part in.
+    is two thirds of SQLite's. What is begun there by hand, SQLAlchemy's statements on this connection take part in.
     """
     raw = connection.connection.driver_connection
     assert isinstance(raw, sqlite3.Connection)  # noqa: S101  # no other kind is opened here

@@ -3,7 +3,7 @@
 What is done in it is written once, as a coroutine that awaits its connection's statements, for a server's database and
 for a file. For a file these run at once, so that the coroutine never waits, and can be run through in a thread.
 aiosqlite goes to its thread and back for each step of each statement: forty times to store half a second's call
-records, which was most of their cost (`make bench`, section rings).
+records.
 """
 
 from __future__ import annotations

@@ -8,8 +8,7 @@ It must not know what is written; a write has to bear coming late.
 
 There is one queue, one transaction at a time and one thread, so the order stays, and nothing piles up but the queue,
 however long the disk hangs. While all is well the thread is handed one transaction after the other, without a task in
-between: on a processor that just slept, each more round of the event loop costs as much as what is stored (`make
-bench`, section rings). A task sees to a disk that makes trouble.
+between, which was several rounds of the event loop each. A task sees to a disk that makes trouble.
 """
 
 from __future__ import annotations
@@ -347,8 +346,7 @@ class Journal:
         return StoreError(f"{self._engine.url.database} cannot be written at present: nothing was changed")
 
     def _look_who_waits(self) -> None:
-        # One timer for whatever comes, that is not stopped when nothing waits any more: one for each write was a tenth
-        # of what it costs the loop.
+        # One timer for whatever comes, that is not stopped when nothing waits any more, in place of one for each write.
         self._patience = None
         oldest = next((write.asked_at for write in self._queue if write.keeps_waiting), None)
         if oldest is None:
