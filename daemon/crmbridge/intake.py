@@ -178,7 +178,7 @@ class Intake:
             for delivery in new:
                 _say(delivery.event)
             self._look_back()
-            self._go_on()
+            self._work_off_waiting()
         except Exception as error:  # noqa: BLE001  # as above
             self._fail(error)
 
@@ -187,13 +187,13 @@ class Intake:
         self._moved.set()
 
     def _go_on(self) -> None:
-        """Work off what came meanwhile."""
         try:
             self._work_off_waiting()
         except Exception as error:  # noqa: BLE001  # as above
             self._fail(error)
 
     def _work_off_waiting(self) -> None:
+        """Work off what came meanwhile."""
         if self._waiting:
             self._oldest = self._waiting[0][2]
         for _ in range(min(BATCH, len(self._waiting))):

@@ -138,7 +138,7 @@ class FrameReader:
             name = wanted.get(chunk[:end])
             if name is not None and end > 0:
                 try:
-                    frames.append(_Frame(chunk.decode(), name))
+                    frames.append(_Frame(chunk.decode(), name))  # a call less than by `_text`
                 except UnicodeDecodeError:
                     frames.append(_Frame(self._text(chunk), name))
             elif end > 0 and chunk.startswith(_EVENT) and not all_wanted:

@@ -331,8 +331,8 @@ def _on_connect(connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None
 
 
 def _on_begin(connection: Connection) -> None:
-    if getattr(connection.connection.driver_connection, "in_transaction", False):
-        return  # begun by hand (see `driver`)
+    if driver(connection).in_transaction:
+        return  # begun by hand
     # A transaction that reads first and writes then fails at once when another wrote between: take the lock first.
     reads = connection.get_execution_options().get(READING, False)
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
